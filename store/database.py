@@ -1,0 +1,107 @@
+"""The only door to PostgreSQL: named transactions that own retry and statement limits."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+MINIMUM_SERVER = 170_000
+ATTEMPTS = 5
+
+RawConnection = psycopg.AsyncConnection[Any]
+T = TypeVar("T")
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message says what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One open transaction: `sql` for SQLAlchemy Core, `raw` for hot statements."""
+
+    sql: AsyncConnection
+    raw: RawConnection
+
+
+class Database:
+    """A pool of connections and the transactions on it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def connect(cls, url: str, *, pool_size: int = 8) -> Self:
+        """A database at a `postgresql://` URL; nothing is opened before the first transaction."""
+        engine = create_async_engine(
+            driver_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=30,
+            connect_args={"prepare_threshold": 3, "application_name": "chorus"},
+        )
+        return cls(engine)
+
+    async def transaction(self, name: str, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs `body` in one transaction, again where PostgreSQL asks for it (deadlock, serialisation).
+
+        `body` must bear being run again: it may change nothing but the database. `name` is for people
+        who read `pg_stat_activity` or an error.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                async with self.engine.connect() as connection, connection.begin():
+                    raw = (await connection.get_raw_connection()).driver_connection
+                    if raw is None:
+                        raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
+                    return await body(Transaction(connection, raw))
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
+                if attempt == ATTEMPTS - 1:
+                    error.add_note(f"in transaction {name}, after {ATTEMPTS} attempts")
+                    raise
+            except DBAPIError as error:
+                retryable = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+                if attempt == ATTEMPTS - 1 or not isinstance(error.orig, retryable):
+                    error.add_note(f"in transaction {name}")
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 (jitter, no secret)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def check_server(self) -> None:
+        """Refuses a server older than PostgreSQL 17, and one that cannot be reached, in words."""
+        try:
+            async with self.engine.connect() as connection:
+                version = int((await connection.execute(sa.text("SHOW server_version_num"))).scalar_one())
+        except (DBAPIError, psycopg.Error, OSError) as error:
+            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+            raise DatabaseError("database_unreachable", f"PostgreSQL does not answer: {reason}") from error
+        if version < MINIMUM_SERVER:
+            found = f"{version // 10_000}.{version % 10_000}"
+            raise DatabaseError(
+                "database_too_old", f"Chorus needs PostgreSQL 17 or newer; this server is {found}."
+            )
+
+    async def close(self) -> None:
+        """Closes every pooled connection."""
+        await self.engine.dispose()
+
+
+def driver_url(url: str) -> sa.URL:
+    """A `postgresql://` or `postgres://` URL, with the driver that Chorus uses."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise DatabaseError("database_url_invalid", "The database URL is not a URL.") from error
+    if parsed.drivername.split("+")[0] not in {"postgresql", "postgres"}:
+        raise DatabaseError("database_url_invalid", "The database URL must start with postgresql://")
+    return parsed.set(drivername="postgresql+psycopg")

@@ -1,0 +1,133 @@
+"""Hosts (machines of volunteers) and the invites that let them in."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from store.database import Transaction
+from store.schema import metadata, one_of
+from store.users import users
+
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("tier_cap", sa.SmallInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="active"),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    one_of("state", ("active", "revoked")),
+    sa.CheckConstraint("octet_length(public_key) = 32", name="public_key"),
+)
+
+invites = sa.Table(
+    "invites",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("token_hash", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("user_id", sa.ForeignKey("users.id")),
+    sa.Column("tier_cap", sa.SmallInteger, nullable=False),
+    sa.Column("uses_left", sa.Integer, nullable=False),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("uses_left >= 0", name="uses_left"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """A host and its owner."""
+
+    id: int
+    user_id: int
+    user_name: str
+    name: str
+    public_key: bytes
+    tier_cap: int
+    state: str
+
+
+async def add_invite(
+    tx: Transaction,
+    token_hash: bytes,
+    user_id: int | None,
+    tier_cap: int,
+    uses: int,
+    expires_at: datetime,
+    now: datetime,
+) -> None:
+    """Keeps an invite by the hash of its token; the token itself is never stored."""
+    values = {"token_hash": token_hash, "user_id": user_id, "tier_cap": tier_cap, "uses_left": uses}
+    await tx.sql.execute(insert(invites).values(**values, expires_at=expires_at, created_at=now))
+
+
+async def spend_invite(tx: Transaction, token_hash: bytes, now: datetime) -> tuple[int | None, int] | None:
+    """Uses an invite once and gives (user id or None, tier cap); None where it does not hold any more."""
+    usable = (invites.c.token_hash == token_hash, invites.c.uses_left > 0, invites.c.expires_at > now)
+    statement = sa.update(invites).where(*usable).values(uses_left=invites.c.uses_left - 1)
+    row = (await tx.sql.execute(statement.returning(invites.c.user_id, invites.c.tier_cap))).one_or_none()
+    return None if row is None else (row.user_id, row.tier_cap)
+
+
+async def ensure_user(tx: Transaction, name: str, role: str, now: datetime) -> int:
+    """The id of the user of that name, made with `role` if missing."""
+    await tx.sql.execute(insert(users).values(name=name, role=role, created_at=now).on_conflict_do_nothing())
+    return int((await tx.sql.execute(sa.select(users.c.id).where(users.c.name == name))).scalar_one())
+
+
+async def add_user(tx: Transaction, name: str, suffix: str, role: str, now: datetime) -> tuple[int, str]:
+    """Makes a user under `name`, or under `name-suffix` where that is taken; gives (id, name)."""
+    for wanted in (name, f"{name}-{suffix}"):
+        statement = insert(users).values(name=wanted, role=role, created_at=now).on_conflict_do_nothing()
+        user_id = (await tx.sql.execute(statement.returning(users.c.id))).scalar_one_or_none()
+        if user_id is not None:
+            return int(user_id), wanted
+    raise ValueError(f"both '{name}' and '{name}-{suffix}' are taken")
+
+
+async def add_host(
+    tx: Transaction, user_id: int, name: str, public_key: bytes, tier_cap: int, now: datetime
+) -> int:
+    """Makes a host and gives its id."""
+    values = {"user_id": user_id, "name": name, "public_key": public_key, "tier_cap": tier_cap}
+    statement = insert(hosts).values(**values, created_at=now)
+    added = await tx.sql.execute(statement.returning(hosts.c.id))
+    return int(added.scalar_one())
+
+
+async def host_by_key(tx: Transaction, public_key: bytes) -> HostRow | None:
+    """The host that holds this key."""
+    return await _host(tx, hosts.c.public_key == public_key)
+
+
+async def host_by_id(tx: Transaction, host_id: int) -> HostRow | None:
+    """The host of this id."""
+    return await _host(tx, hosts.c.id == host_id)
+
+
+async def _host(tx: Transaction, where: sa.ColumnElement[bool]) -> HostRow | None:
+    statement = (
+        sa.select(
+            hosts.c.id,
+            hosts.c.user_id,
+            users.c.name.label("user_name"),
+            hosts.c.name,
+            hosts.c.public_key,
+            hosts.c.tier_cap,
+            hosts.c.state,
+        )
+        .select_from(hosts.join(users))
+        .where(where)
+    )
+    row = (await tx.sql.execute(statement)).one_or_none()
+    return None if row is None else HostRow(*row)
+
+
+async def revoked(tx: Transaction) -> frozenset[int]:
+    """The ids of all revoked hosts."""
+    rows = await tx.sql.execute(sa.select(hosts.c.id).where(hosts.c.state == "revoked"))
+    return frozenset(rows.scalars())

@@ -1,0 +1,187 @@
+"""Leases: `leases` holds the live ones alone, `past_leases` how those without a result ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from psycopg.rows import class_row
+
+from store.database import Transaction
+from store.schema import metadata, one_of
+
+ENDINGS = ("expired", "released", "failed", "stopped")
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("campaign_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("unit_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("lane", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("host_id", sa.BigInteger, nullable=False),
+    sa.Column("user_id", sa.BigInteger, nullable=False),
+    sa.Column("leased_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("deadline", sa.DateTime(timezone=True), nullable=False),
+    sa.UniqueConstraint("campaign_id", "unit_id", "user_id", name="uq_leases_one_per_user"),
+    sa.Index("ix_leases_deadline", "campaign_id", "deadline"),
+    sa.Index("ix_leases_host", "campaign_id", "host_id"),
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
+)
+
+past_leases = sa.Table(
+    "past_leases",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("campaign_id", sa.Integer, nullable=False),
+    sa.Column("unit_id", sa.BigInteger, nullable=False),
+    sa.Column("lane", sa.SmallInteger, nullable=False),
+    sa.Column("host_id", sa.BigInteger, nullable=False),
+    sa.Column("user_id", sa.BigInteger, nullable=False),
+    sa.Column("leased_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("ending", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Index("ix_past_leases_unit", "campaign_id", "unit_id"),
+    one_of("ending", ENDINGS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A live lease."""
+
+    campaign_id: int
+    unit_id: int
+    lane: int
+    host_id: int
+    user_id: int
+    leased_at: datetime
+    deadline: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why one lease ends without a result; `ending` is one of ENDINGS."""
+
+    campaign_id: int
+    unit_id: int
+    lane: int
+    ending: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PastLease:
+    """A lease that ended without a result."""
+
+    campaign_id: int
+    unit_id: int
+    lane: int
+    host_id: int
+    ending: str
+    detail: str
+
+
+async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lease]:
+    """Every live lease on these units."""
+    cursor = tx.raw.cursor(row_factory=class_row(Lease))
+    await cursor.execute(OF_UNITS, _columns(keys))
+    return await cursor.fetchall()
+
+
+OF_UNITS = """
+SELECT l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, l.deadline
+FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+JOIN leases l ON l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.unit_id
+"""
+
+
+async def answered(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]]) -> None:
+    """Ends this host's leases on these units, because their results are stored in the same transaction."""
+    await tx.raw.execute(ANSWERED, {**_columns(keys), "host": host_id})
+
+
+ANSWERED = """
+DELETE FROM leases l USING unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS done (campaign_id, unit_id)
+WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.host_id = %(host)s
+"""
+
+
+async def end(tx: Transaction, endings: Sequence[Ending], now: datetime) -> None:
+    """Ends leases without a result and remembers how, so that a late answer is still known as theirs."""
+    if endings:
+        columns: dict[str, object] = {
+            name: [getattr(ending, name) for ending in endings] for name in Ending.__slots__
+        }
+        await tx.raw.execute(END, {**columns, "now": now})
+
+
+END = """
+WITH ended AS (
+    DELETE FROM leases l
+    USING unnest(%(campaign_id)s::int[], %(unit_id)s::bigint[], %(lane)s::smallint[], %(ending)s::text[],
+                 %(detail)s::text[]) AS e (campaign_id, unit_id, lane, ending, detail)
+    WHERE l.campaign_id = e.campaign_id AND l.unit_id = e.unit_id AND l.lane = e.lane
+    RETURNING l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, e.ending, e.detail
+)
+INSERT INTO past_leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, ended_at, ending, detail)
+SELECT campaign_id, unit_id, lane, host_id, user_id, leased_at, %(now)s, ending, detail FROM ended
+"""
+
+
+async def renew(
+    tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]], deadline: datetime
+) -> set[tuple[int, int]]:
+    """Moves the deadline of this host's leases on open units; gives those that it moved."""
+    found = await tx.raw.execute(RENEW, {**_columns(keys), "host": host_id, "deadline": deadline})
+    return {(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()}
+
+
+RENEW = """
+UPDATE leases l SET deadline = %(deadline)s
+FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS held (campaign_id, unit_id)
+JOIN units u ON u.campaign_id = held.campaign_id AND u.id = held.unit_id AND u.state = 'open'
+WHERE l.campaign_id = held.campaign_id AND l.unit_id = held.unit_id AND l.host_id = %(host)s
+RETURNING l.campaign_id, l.unit_id
+"""
+
+
+async def expired(tx: Transaction, now: datetime, limit: int) -> list[tuple[int, int]]:
+    """Units with a lease past its deadline, not locked: lock the units, then look again."""
+    found = await tx.raw.execute(EXPIRED, {"now": now, "limit": limit})
+    return [(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()]
+
+
+EXPIRED = """
+SELECT l.campaign_id, l.unit_id
+FROM campaigns c, LATERAL (
+    SELECT campaign_id, unit_id FROM leases
+    WHERE campaign_id = c.id AND deadline < %(now)s ORDER BY deadline LIMIT %(limit)s
+) AS l
+LIMIT %(limit)s
+"""
+
+
+async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLease]:
+    """How earlier leases on these units ended without a result, oldest first."""
+    cursor = tx.raw.cursor(row_factory=class_row(PastLease))
+    await cursor.execute(PAST, _columns(keys))
+    return await cursor.fetchall()
+
+
+PAST = """
+SELECT p.campaign_id, p.unit_id, p.lane, p.host_id, p.ending, p.detail
+FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+JOIN past_leases p ON p.campaign_id = wanted.campaign_id AND p.unit_id = wanted.unit_id
+ORDER BY p.id
+"""
+
+
+async def count_live(tx: Transaction) -> list[tuple[int, int]]:
+    """(campaign id, live leases)."""
+    found = await tx.raw.execute("SELECT campaign_id, count(*) FROM leases GROUP BY 1")
+    return [tuple(row) for row in await found.fetchall()]
+
+
+def _columns(keys: Sequence[tuple[int, int]]) -> dict[str, object]:
+    return {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}

@@ -1,0 +1,165 @@
+"""Results, append-only, and `returns`: the signed batches that brought them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+from sqlalchemy.dialects.postgresql import JSONB
+
+from store.database import Transaction
+from store.schema import metadata
+
+returns = sa.Table(
+    "returns",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("host_id", sa.BigInteger, nullable=False),
+    sa.Column("hashes", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("octet_length(signature) = 64", name="signature"),
+)
+
+# `body` is what the host signed; `answer` is what we read in it, kept only where the two differ.
+results = sa.Table(
+    "results",
+    metadata,
+    sa.Column("campaign_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("unit_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("user_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("lane", sa.SmallInteger, nullable=False),
+    sa.Column("host_id", sa.BigInteger, nullable=False),
+    sa.Column("return_id", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("answer", JSONB),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("elapsed_ms", sa.Integer, nullable=False),
+    sa.Column("late", sa.Boolean, nullable=False),
+    sa.Column("leased_at", sa.DateTime(timezone=True)),
+    sa.Column("returned_at", sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint("octet_length(hash) = 32", name="hash"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """One answer about to be stored."""
+
+    campaign_id: int
+    unit_id: int
+    user_id: int
+    lane: int
+    host_id: int
+    hash: bytes
+    body: bytes
+    answer: dict[str, Any] | None
+    model: str
+    endpoint: str
+    seed: int
+    elapsed_ms: int
+    late: bool
+    leased_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceRow:
+    """What the cross-check needs of a stored result."""
+
+    campaign_id: int
+    unit_id: int
+    user_id: int
+    host_id: int
+    lane: int
+    hash: bytes
+    answer: dict[str, Any]
+    model: str
+    late: bool
+
+
+async def add_return(tx: Transaction, host_id: int, hashes: bytes, signature: bytes, now: datetime) -> int:
+    """Keeps a signed batch (`hashes`: 32 bytes a result, in order) and gives its id."""
+    statement = sa.insert(returns).values(
+        host_id=host_id, hashes=hashes, signature=signature, received_at=now
+    )
+    return int((await tx.sql.execute(statement.returning(returns.c.id))).scalar_one())
+
+
+async def add(tx: Transaction, return_id: int, rows: Sequence[NewResult], now: datetime) -> None:
+    """Stores answers; a second one of the same user for the same unit fails the transaction."""
+    if not rows:
+        return
+    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in NewResult.__slots__}
+    columns["answer"] = [None if row.answer is None else Jsonb(row.answer) for row in rows]
+    await tx.raw.execute(ADD, {**columns, "return_id": return_id, "now": now})
+
+
+ADD = """
+INSERT INTO results (campaign_id, unit_id, user_id, lane, host_id, hash, body, answer, model, endpoint, seed,
+                     elapsed_ms, late, leased_at, return_id, returned_at)
+SELECT r.*, %(return_id)s, %(now)s
+FROM unnest(%(campaign_id)s::int[], %(unit_id)s::bigint[], %(user_id)s::bigint[], %(lane)s::smallint[],
+            %(host_id)s::bigint[], %(hash)s::bytea[], %(body)s::bytea[], %(answer)s::jsonb[],
+            %(model)s::text[], %(endpoint)s::text[], %(seed)s::bigint[], %(elapsed_ms)s::int[],
+            %(late)s::bool[], %(leased_at)s::timestamptz[]) AS r
+"""
+
+
+async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[VoiceRow]:
+    """Every result of these units, in the order in which they came."""
+    cursor = tx.raw.cursor(row_factory=class_row(VoiceRow))
+    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    await cursor.execute(OF_UNITS, columns)
+    return await cursor.fetchall()
+
+
+OF_UNITS = """
+SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, r.lane, r.hash,
+       COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb) AS answer, r.model, r.late
+FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+JOIN results r ON r.campaign_id = wanted.campaign_id AND r.unit_id = wanted.unit_id
+ORDER BY r.campaign_id, r.unit_id, r.returned_at, r.user_id
+"""
+
+
+async def recent_answers(
+    tx: Transaction, campaign_id: int, perspective_id: int, limit: int
+) -> list[tuple[int, dict[str, Any]]]:
+    """(content id, answer) of up to `limit` units settled or answered: a background for the cross-check."""
+    found = await tx.raw.execute(
+        RECENT_ANSWERS, {"campaign": campaign_id, "perspective": perspective_id, "limit": limit}
+    )
+    return [(content_id, answer) for content_id, answer in await found.fetchall()]
+
+
+RECENT_ANSWERS = """
+SELECT u.content_id, COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb)
+FROM (SELECT * FROM results WHERE campaign_id = %(campaign)s ORDER BY unit_id DESC LIMIT %(limit)s * 8) AS r
+JOIN units u ON u.campaign_id = r.campaign_id AND u.id = r.unit_id AND u.perspective_id = %(perspective)s
+LIMIT %(limit)s
+"""
+
+
+async def count_waiting(tx: Transaction, host_id: int) -> int:
+    """How many results of this host are on units that are still open."""
+    found = await tx.raw.execute(OPEN_OF_HOST, {"host": host_id})
+    row = await found.fetchone()
+    return 0 if row is None else int(row[0])
+
+
+OPEN_OF_HOST = """
+SELECT count(*) FROM units u JOIN results r ON r.campaign_id = u.campaign_id AND r.unit_id = u.id
+WHERE u.state = 'open' AND r.host_id = %(host)s
+"""
+
+
+async def count(tx: Transaction) -> list[tuple[int, int]]:
+    """(campaign id, results) for people; it reads the whole index."""
+    found = await tx.raw.execute("SELECT campaign_id, count(*) FROM results GROUP BY 1")
+    return [tuple(row) for row in await found.fetchall()]

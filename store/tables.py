@@ -1,0 +1,32 @@
+"""Every table of the database, gathered for migrations and tests."""
+
+from store import (
+    annotations,
+    campaigns,
+    contents,
+    embeddings,
+    hosts,
+    leases,
+    ledger,
+    results,
+    shelves,
+    units,
+    users,
+)
+from store.schema import metadata
+
+MODULES = (
+    users,
+    hosts,
+    campaigns,
+    contents,
+    units,
+    shelves,
+    leases,
+    results,
+    ledger,
+    annotations,
+    embeddings,
+)
+
+__all__ = ["MODULES", "metadata"]

@@ -1,0 +1,233 @@
+"""Units, and `settled`: those whose verdict is written but not yet booked (published, credited)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+from sqlalchemy.dialects.postgresql import JSONB
+
+from store.database import Transaction
+from store.schema import metadata, one_of
+
+KINDS = ("caption", "synthesis", "revision", "validate", "embed")
+STATES = ("open", "accepted", "exhausted")
+
+units = sa.Table(
+    "units",
+    metadata,
+    sa.Column("campaign_id", sa.ForeignKey("campaigns.id"), primary_key=True),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("perspective_id", sa.SmallInteger, nullable=False),
+    sa.Column("content_id", sa.ForeignKey("contents.id"), nullable=False),
+    sa.Column("task_version", sa.SmallInteger, nullable=False),
+    sa.Column("ordinal", sa.SmallInteger, nullable=False),
+    sa.Column("tier", sa.SmallInteger, nullable=False),
+    sa.Column("block", sa.Integer, nullable=False),
+    sa.Column("shuffle", sa.Integer, nullable=False),
+    sa.Column("image_hash", sa.LargeBinary, nullable=False),
+    sa.Column("params", sa.Text, nullable=False, server_default=""),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="open"),
+    sa.Column("canonical_user_id", sa.BigInteger),
+    sa.Column("verdict", JSONB),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("settled_at", sa.DateTime(timezone=True)),
+    sa.UniqueConstraint(
+        "campaign_id", "content_id", "kind", "perspective_id", "task_version", "ordinal", name="uq_units_key"
+    ),
+    sa.ForeignKeyConstraint(
+        ("campaign_id", "perspective_id"), ("tasks.campaign_id", "tasks.perspective_id"), name="fk_units_task"
+    ),
+    one_of("kind", KINDS),
+    one_of("state", STATES),
+    sa.CheckConstraint("(state = 'open') = (settled_at IS NULL)", name="settled_at"),
+    sa.CheckConstraint("(state = 'accepted') = (canonical_user_id IS NOT NULL)", name="canonical"),
+    # Settling must stay a heap-only update: no index on a column that it changes, and room on the page.
+    postgresql_with={"fillfactor": "85"},
+)
+unit_ids = sa.Sequence("unit_ids", metadata=metadata)
+
+settled = sa.Table(
+    "settled",
+    metadata,
+    sa.Column("campaign_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("unit_id", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewUnit:
+    """A unit about to be born; `signature` is the coordinator's over `protos.signing.unit`."""
+
+    campaign_id: int
+    id: int
+    kind: str
+    perspective_id: int
+    content_id: int
+    task_version: int
+    ordinal: int
+    tier: int
+    block: int
+    shuffle: int
+    image_hash: bytes
+    params: str
+    signature: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LockedUnit:
+    """A unit whose row this transaction has locked."""
+
+    campaign_id: int
+    id: int
+    perspective_id: int
+    content_id: int
+    tier: int
+    block: int
+    shuffle: int
+    state: str
+    canonical_user_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a unit ended: accepted or exhausted, the canonical voter, and the verdict to show people."""
+
+    campaign_id: int
+    unit_id: int
+    state: str
+    canonical_user_id: int | None
+    verdict: dict[str, Any]
+
+
+async def reserve_ids(tx: Transaction, count: int) -> list[int]:
+    """Ids for units about to be born; one that is not used is lost, which harms nothing."""
+    rows = await tx.sql.execute(
+        sa.text("SELECT nextval('unit_ids') FROM generate_series(1, :count)"), {"count": count}
+    )
+    return [int(row[0]) for row in rows]
+
+
+async def add(tx: Transaction, rows: Sequence[NewUnit]) -> list[int]:
+    """Births units with lane 0 on its shelf, and gives the ids of those that were new.
+
+    A unit whose key exists already is left as it is, so that an import can run again.
+    """
+    columns = {name: [getattr(row, name) for row in rows] for name in NewUnit.__slots__}
+    found = await tx.raw.execute(BIRTH, columns)
+    return [int(row[0]) for row in await found.fetchall()]
+
+
+BIRTH = """
+WITH born AS (
+    INSERT INTO units (campaign_id, id, kind, perspective_id, content_id, task_version, ordinal, tier,
+                       block, shuffle, image_hash, params, signature, created_at)
+    SELECT * FROM unnest(%(campaign_id)s::int[], %(id)s::bigint[], %(kind)s::text[],
+                         %(perspective_id)s::smallint[], %(content_id)s::bigint[],
+                         %(task_version)s::smallint[], %(ordinal)s::smallint[], %(tier)s::smallint[],
+                         %(block)s::int[], %(shuffle)s::int[], %(image_hash)s::bytea[], %(params)s::text[],
+                         %(signature)s::bytea[], %(created_at)s::timestamptz[])
+    ON CONFLICT DO NOTHING
+    RETURNING campaign_id, perspective_id, tier, block, shuffle, id
+), shelved AS (
+    INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
+    SELECT campaign_id, perspective_id, tier, 0, block, shuffle, id FROM born
+)
+SELECT id FROM born
+"""
+
+
+async def lock(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[LockedUnit]:
+    """Locks units in id order, so that two returns over the same units wait and never deadlock."""
+    cursor = tx.raw.cursor(row_factory=class_row(LockedUnit))
+    await cursor.execute(LOCK, _columns(keys))
+    return await cursor.fetchall()
+
+
+LOCK = """
+SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.tier, u.block, u.shuffle, u.state,
+       u.canonical_user_id
+FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
+ORDER BY u.campaign_id, u.id
+FOR NO KEY UPDATE OF u
+"""
+
+
+async def facts(tx: Transaction, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """(perspective id, content id) of each unit that exists: what never changes, read without a lock."""
+    found = await tx.raw.execute(FACTS, _columns(keys))
+    return {(row[0], row[1]): (row[2], row[3]) for row in await found.fetchall()}
+
+
+FACTS = """
+SELECT u.campaign_id, u.id, u.perspective_id, u.content_id
+FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
+"""
+
+
+async def settle(tx: Transaction, settlements: Sequence[Settlement], now: datetime) -> None:
+    """Writes verdicts of locked, open units, clears their unsent replicas and queues their booking."""
+    if not settlements:
+        return
+    columns = {
+        "campaigns": [s.campaign_id for s in settlements],
+        "units": [s.unit_id for s in settlements],
+        "states": [s.state for s in settlements],
+        "canonicals": [s.canonical_user_id for s in settlements],
+        "verdicts": [Jsonb(s.verdict) for s in settlements],
+        "now": now,
+    }
+    await tx.raw.execute(SETTLE, columns)
+
+
+SETTLE = """
+WITH verdicts AS (
+    SELECT * FROM unnest(%(campaigns)s::int[], %(units)s::bigint[], %(states)s::text[],
+                         %(canonicals)s::bigint[], %(verdicts)s::jsonb[])
+        AS v (campaign_id, unit_id, state, canonical, verdict)
+), closed AS (
+    UPDATE units u SET state = v.state, canonical_user_id = v.canonical, verdict = v.verdict,
+                       settled_at = %(now)s
+    FROM verdicts v
+    WHERE u.campaign_id = v.campaign_id AND u.id = v.unit_id AND u.state = 'open'
+    RETURNING u.campaign_id, u.perspective_id, u.tier, u.block, u.shuffle, u.id
+), cleared AS (
+    DELETE FROM ready r USING closed c, generate_series(0, 31) AS possible (lane)
+    WHERE r.campaign_id = c.campaign_id AND r.perspective_id = c.perspective_id AND r.tier = c.tier
+      AND r.lane = possible.lane AND r.block = c.block AND r.shuffle = c.shuffle AND r.unit_id = c.id
+)
+INSERT INTO settled (campaign_id, unit_id) SELECT campaign_id, id FROM closed
+"""
+
+
+async def count_by_state(tx: Transaction) -> list[tuple[int, str, str, int]]:
+    """(campaign id, perspective name, state, units) for people; it reads the whole table."""
+    found = await tx.raw.execute(COUNT_BY_STATE)
+    return [tuple(row) for row in await found.fetchall()]
+
+
+COUNT_BY_STATE = """
+SELECT u.campaign_id, t.name, u.state, count(*)
+FROM units u JOIN tasks t USING (campaign_id, perspective_id)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
+
+
+async def count_exhausted_by_reason(tx: Transaction) -> list[tuple[int, str, int]]:
+    """(campaign id, reason, units) of units that ended without an answer."""
+    found = await tx.raw.execute(
+        "SELECT campaign_id, verdict->>'reason', count(*) FROM units WHERE state = 'exhausted' GROUP BY 1, 2"
+    )
+    return [tuple(row) for row in await found.fetchall()]
+
+
+def _columns(keys: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
+    return {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
