@@ -1,0 +1,158 @@
+"""Campaigns in memory: policies, tasks and the cross-check's backgrounds, refreshed from the database."""
+
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from captions.agreement import features
+from captions.background import Background
+from captions.perspective import Perspective, answer_schema
+from captions.task import Task
+from coordinator.errors import OperatorError
+from coordinator.policy import CampaignFile, PerspectiveUse, Policy, policy_of
+from protos.tier import Tier
+from store import annotations, campaigns, results
+from store.campaigns import TaskRow
+from store.database import Database, Transaction
+
+BACKGROUND_ANSWERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignTask:
+    """A task of a campaign, parsed; `row` is as stored."""
+
+    row: TaskRow
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign and its tasks by perspective id."""
+
+    id: int
+    name: str
+    running: bool
+    policy: Policy
+    tasks: dict[int, CampaignTask]
+
+
+async def create(
+    db: Database, written: CampaignFile, perspectives: list[tuple[PerspectiveUse, Perspective]], now: datetime
+) -> int:
+    """Stores a campaign with its tasks, all or nothing. Raises OperatorError("campaign_exists")."""
+    policy = written.policy
+
+    async def body(tx: Transaction) -> int:
+        stored = policy.model_dump(mode="json")
+        campaign_id = await campaigns.create(tx, written.name, stored, now)
+        if campaign_id is None:
+            raise OperatorError("campaign_exists", f"There is a campaign '{written.name}' already.")
+        rows = []
+        for number, (use, perspective) in enumerate(perspectives, 1):
+            task = Task.of(perspective, temperature=policy.temperature)
+            row = TaskRow(
+                campaign_id=campaign_id,
+                perspective_id=number,
+                name=perspective.name,
+                version=perspective.version,
+                digest=task.digest,
+                body=task.body(),
+                tier=Tier.parse(use.tier),
+                credit=use.credit,
+            )
+            rows.append(row)
+            source = f"{written.name}/{perspective.name}/{perspective.version}"
+            await annotations.add_source(tx, source, answer_schema(perspective), policy.output_license, now)
+        await campaigns.add_tasks(tx, rows)
+        return campaign_id
+
+    names = [perspective.name for _, perspective in perspectives]
+    twins = {name for name in names if names.count(name) > 1}
+    if twins:
+        raise OperatorError("perspective_invalid", f"The campaign names {', '.join(sorted(twins))} twice.")
+    return await db.transaction("create campaign", body)
+
+
+class Campaigns:
+    """Every campaign, by id. Tasks never change once made; `refresh` reads policies and states again."""
+
+    def __init__(self, db: Database, rng: random.Random) -> None:
+        self._db = db
+        self._rng = rng
+        self._known: dict[int, Campaign] = {}
+        self._tasks: dict[tuple[int, int], CampaignTask] = {}
+        self._backgrounds: dict[tuple[int, int], Background] = {}
+
+    def need(self, campaign_id: int) -> Campaign:
+        """The campaign of this id, which a caller has made known before."""
+        return self._known[campaign_id]
+
+    async def find(self, campaign_id: int) -> Campaign | None:
+        """The campaign of this id, read from the database where it is new here; None where there is none."""
+        if campaign_id not in self._known:
+            await self.refresh()
+        return self._known.get(campaign_id)
+
+    def running(self) -> list[Campaign]:
+        """Those that hand out work."""
+        return [campaign for campaign in self._known.values() if campaign.running]
+
+    def all_paused(self) -> bool:
+        """Whether there are campaigns and operators have paused every one."""
+        return bool(self._known) and not self.running()
+
+    async def refresh(self) -> None:
+        """Reads campaigns and tasks from the database."""
+
+        async def body(tx: Transaction) -> tuple[list[campaigns.CampaignRow], list[TaskRow]]:
+            return await campaigns.all_campaigns(tx), await campaigns.all_tasks(tx)
+
+        campaign_rows, task_rows = await self._db.transaction("campaigns", body)
+        for row in task_rows:
+            key = (row.campaign_id, row.perspective_id)
+            if key not in self._tasks:
+                self._tasks[key] = CampaignTask(row, Task.parse(row.body))
+        self._known = {
+            row.id: Campaign(
+                id=row.id,
+                name=row.name,
+                running=row.state == "running",
+                policy=policy_of(row.policy),
+                tasks={p: task for (c, p), task in self._tasks.items() if c == row.id},
+            )
+            for row in campaign_rows
+        }
+
+    async def background(self, campaign_id: int, perspective_id: int) -> Background:
+        """What other images' answers look like; filled from the database when first asked for."""
+        key = (campaign_id, perspective_id)
+        if key not in self._backgrounds:
+            perspective = self._tasks[key].task.perspective
+            background = Background(self._rng)
+
+            async def body(tx: Transaction) -> list[tuple[int, dict[str, Any]]]:
+                return await results.recent_answers(tx, campaign_id, perspective_id, BACKGROUND_ANSWERS)
+
+            for content_id, answer in await self._db.transaction("background", body):
+                background.add(content_id, features(answer, perspective).tokens)
+            self._backgrounds.setdefault(key, background)
+        return self._backgrounds[key]
+
+
+async def find_row(db: Database, name: str) -> campaigns.CampaignRow:
+    """The campaign of that name. Raises OperatorError("campaign_unknown") that names those there are."""
+
+    async def body(tx: Transaction) -> tuple[campaigns.CampaignRow | None, list[str]]:
+        return await campaigns.find(tx, name), [row.name for row in await campaigns.all_campaigns(tx)]
+
+    found, known = await db.transaction("campaign", body)
+    if found is None:
+        there = (
+            f"There are: {', '.join(known)}."
+            if known
+            else "There is none yet: chorus admin campaign create FILE.toml"
+        )
+        raise OperatorError("campaign_unknown", f"There is no campaign '{name}'. {there}")
+    return found

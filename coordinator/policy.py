@@ -1,0 +1,116 @@
+"""A campaign's policy, and the TOML file in which an operator writes it."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from captions.consensus import Quorum
+from captions.perspective import Perspective, PerspectiveError
+from coordinator.errors import OperatorError
+from protos.tier import Tier
+
+BUILT_IN = Path(__file__).parent / "perspectives"
+
+
+class Policy(BaseModel):
+    """How a campaign's units are replicated, checked, timed, moderated and licensed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    replication: Annotated[int, Field(ge=1, le=8)] = 2
+    max_voices: Annotated[int, Field(ge=1, le=9)] = 3
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    lease_s: Annotated[int, Field(ge=5, le=7 * 86_400)] = 900
+    max_failures: Annotated[int, Field(ge=0, le=100)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
+    moderation: Literal["none", "all"] = "none"
+    licenses: tuple[str, ...] = ()
+    output_license: str = "CC0-1.0"
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+
+    @model_validator(mode="after")
+    def _voices_suffice(self) -> Self:
+        if self.max_voices < self.replication:
+            raise ValueError("max_voices must be at least replication")
+        return self
+
+    def takes_license(self, license_: str | None) -> bool:
+        """Whether an image under this licence may be captioned; a campaign that names none takes any."""
+        return not self.licenses or license_ in self.licenses
+
+    @property
+    def quorum(self) -> Quorum:
+        """The cross-check's part of the policy."""
+        return Quorum(min_voices=self.replication, max_voices=self.max_voices, confidence=self.confidence)
+
+
+class PerspectiveUse(BaseModel):
+    """One perspective of a campaign: a file or built-in name, who can run it, what it earns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    perspective: str
+    tier: str = "cpu"
+    credit: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @field_validator("tier")
+    @classmethod
+    def _is_tier(cls, label: str) -> str:
+        return Tier.parse(label).label
+
+
+class CampaignFile(BaseModel):
+    """A campaign as an operator writes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    perspectives: Annotated[tuple[str | PerspectiveUse, ...], Field(min_length=1, max_length=64)]
+    policy: Policy = Policy()
+
+    def uses(self) -> tuple[PerspectiveUse, ...]:
+        """The perspectives, each with its tier and credit."""
+        return tuple(PerspectiveUse(perspective=p) if isinstance(p, str) else p for p in self.perspectives)
+
+
+def read_campaign(path: Path) -> tuple[CampaignFile, list[tuple[PerspectiveUse, Perspective]]]:
+    """Reads a campaign file and the perspectives that it names (paths are relative to the file).
+
+    Raises OperatorError ("campaign_file_invalid", "perspective_invalid") that names the line or field.
+    """
+    try:
+        written = CampaignFile.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OperatorError("campaign_file_invalid", f"{path}: {error}") from error
+    except ValidationError as error:
+        raise OperatorError("campaign_file_invalid", f"{path}: {_first_fault(error)}") from error
+    return written, [(use, _perspective(path.parent, use.perspective)) for use in written.uses()]
+
+
+def _perspective(folder: Path, name: str) -> Perspective:
+    built_in = re.fullmatch(r"[a-z0-9_]+", name) is not None
+    path = BUILT_IN / f"{name}.json" if built_in else folder / name
+    try:
+        return Perspective.parse(path.read_bytes())
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.json")))
+        raise OperatorError(
+            "perspective_invalid", f"There is no perspective {path}. Name a .json file, or one of: {known}."
+        ) from error
+    except (OSError, PerspectiveError) as error:
+        raise OperatorError("perspective_invalid", f"{path}: {error}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+
+
+def policy_of(stored: Mapping[str, Any]) -> Policy:
+    """The policy that was stored with a campaign."""
+    return Policy.model_validate(stored)

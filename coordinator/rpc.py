@@ -1,0 +1,274 @@
+"""The wire's service: protobuf in, commands, protobuf out, and nothing else."""
+
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, assert_never
+
+import grpc
+import structlog
+
+from coordinator.campaigns import Campaigns
+from coordinator.errors import CallRefused
+from coordinator.identity import Caller, Identity
+from coordinator.images import ImageUrls
+from coordinator.keys import Keys
+from coordinator.lifecycle import Receipt
+from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
+from coordinator.scheduler import Scheduler
+from coordinator.settlement import Key
+from coordinator.standing import standing
+from coordinator.work import Leased, Work
+from protos import signing, work_pb2, work_pb2_grpc
+from protos.tier import Tier
+from store.database import Database
+
+MAX_RESULTS = 256
+MAX_WANT = 256
+MAX_REFS = 4096
+MAX_WAIT_S = 30.0
+MAX_WORDS = 300
+RETRY_MS = 2000
+
+Context = grpc.aio.ServicerContext
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+log = structlog.get_logger("rpc")
+
+_STATUS = {
+    work_pb2.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    work_pb2.INVITE_INVALID: grpc.StatusCode.PERMISSION_DENIED,
+    work_pb2.CHALLENGE_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    work_pb2.SIGNATURE_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    work_pb2.SESSION_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    work_pb2.HOST_UNKNOWN: grpc.StatusCode.NOT_FOUND,
+    work_pb2.HOST_REVOKED: grpc.StatusCode.PERMISSION_DENIED,
+    work_pb2.CLIENT_TOO_OLD: grpc.StatusCode.FAILED_PRECONDITION,
+    work_pb2.BATCH_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    work_pb2.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+}
+
+Method = Callable[["CoordinatorService", Request, Context[Any, Any]], Awaitable[Response]]
+
+
+def answered(method: Method[Request, Response]) -> Method[Request, Response]:
+    """Turns refusals into a status with the stable code, and faults of ours into UNAVAILABLE."""
+
+    @functools.wraps(method)
+    async def call(service: "CoordinatorService", request: Request, context: Context[Any, Any]) -> Response:
+        try:
+            return await method(service, request, context)
+        except CallRefused as refused:
+            code, words = refused.code, str(refused)
+        except Exception:  # a fault of ours must reach the log, and the client as "try again"
+            log.exception("call_failed", call=method.__name__)
+            code, words = work_pb2.UNAVAILABLE, "The coordinator has a fault. Nothing was lost; try again."
+        metadata = (("chorus-error", work_pb2.ErrorCode.Name(code)),)
+        await context.abort(_STATUS[code], words, metadata)
+        raise AssertionError("abort has raised")
+
+    return call
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
+    """One method per RPC."""
+
+    db: Database
+    identity: Identity
+    campaigns: Campaigns
+    scheduler: Scheduler
+    work: Work
+    returns: Returns
+    keys: Keys
+    urls: ImageUrls
+
+    @answered
+    async def Challenge(  # noqa: N802 - the generated base class names it
+        self, _request: work_pb2.ChallengeRequest, _context: Context[Any, Any]
+    ) -> work_pb2.ChallengeResponse:
+        """A nonce to sign."""
+        return work_pb2.ChallengeResponse(challenge=self.identity.challenge())
+
+    @answered
+    async def Enrol(  # noqa: N802 - as above
+        self, request: work_pb2.EnrolRequest, _context: Context[Any, Any]
+    ) -> work_pb2.EnrolResponse:
+        """Makes a host of an invite and a key."""
+        return await self.identity.enrol(request)
+
+    @answered
+    async def OpenSession(  # noqa: N802 - as above
+        self, request: work_pb2.OpenSessionRequest, _context: Context[Any, Any]
+    ) -> work_pb2.OpenSessionResponse:
+        """A session token for a proven key."""
+        return await self.identity.open_session(request)
+
+    @answered
+    async def Work(  # noqa: N802 - as above
+        self, request: work_pb2.WorkRequest, context: Context[Any, Any]
+    ) -> work_pb2.WorkResponse:
+        """Commits results, then leases."""
+        caller = self._caller(context)
+        response = work_pb2.WorkResponse()
+        if request.results:
+            acknowledged = await self._return(caller, request)
+            response.acks.extend(map(_ack, request.results, acknowledged))
+        if request.want:
+            await self._lease(caller, request, response)
+        return response
+
+    @answered
+    async def Renew(  # noqa: N802 - as above
+        self, request: work_pb2.RenewRequest, context: Context[Any, Any]
+    ) -> work_pb2.RenewResponse:
+        """Extends leases and says which to stop."""
+        renewed = await self.work.renew(self._caller(context), _keys(request.units))
+        return work_pb2.RenewResponse(
+            renewed=map(_ref, renewed.renewed), stop=map(_ref, renewed.stop), lease_s=renewed.lease_s
+        )
+
+    @answered
+    async def Release(  # noqa: N802 - as above
+        self, request: work_pb2.ReleaseRequest, context: Context[Any, Any]
+    ) -> work_pb2.ReleaseResponse:
+        """Takes leases back."""
+        caller, keys = self._caller(context), _keys(request.units)
+        released = await self.work.release(caller, keys, _words(request.reason))
+        return work_pb2.ReleaseResponse(released=released)
+
+    @answered
+    async def Standing(  # noqa: N802 - as above
+        self, _request: work_pb2.StandingRequest, context: Context[Any, Any]
+    ) -> work_pb2.StandingResponse:
+        """The caller's standing."""
+        found = await standing(self.db, self._caller(context).host_id)
+        return work_pb2.StandingResponse(
+            user_name=found.user_name,
+            host_name=found.host_name,
+            agreed=found.agreed,
+            disagreed=found.disagreed,
+            waiting=found.waiting,
+            failed=found.failed,
+            credit=found.credit,
+        )
+
+    def _caller(self, context: Context[Any, Any]) -> Caller:
+        metadata = dict(context.invocation_metadata() or ())
+        token = metadata.get("chorus-session-bin")
+        return self.identity.caller(token if isinstance(token, bytes) else None)
+
+    async def _return(self, caller: Caller, request: work_pb2.WorkRequest) -> list[Acknowledged]:
+        if len(request.results) > MAX_RESULTS:
+            raise CallRefused(work_pb2.BATCH_TOO_LARGE, f"A call returns {MAX_RESULTS} results at most.")
+        public_key = await self.identity.public_key(caller.host_id)
+        hashes = [signing.result(result) for result in request.results]
+        message = signing.result_batch(caller.host_id, hashes)
+        if not signing.verify(public_key, request.signature, message):
+            raise CallRefused(work_pb2.SIGNATURE_INVALID, "The results are not signed by this host's key.")
+        returned = [_returned(result, digest) for result, digest in zip(request.results, hashes, strict=True)]
+        return await self.returns(caller, returned, SignedBatch(b"".join(hashes), request.signature))
+
+    async def _lease(
+        self, caller: Caller, request: work_pb2.WorkRequest, response: work_pb2.WorkResponse
+    ) -> None:
+        try:
+            tier = Tier.parse(request.tier)
+        except ValueError as error:
+            raise CallRefused(work_pb2.INVALID_REQUEST, str(error)) from error
+        want = min(request.want, MAX_WANT)
+        leased = await self.work.lease(caller, tier, request.perspectives, want)
+        if not leased.units and request.wait_ms and not response.acks:
+            await self.scheduler.refreshed(min(request.wait_ms / 1000, MAX_WAIT_S))
+            leased = await self.work.lease(caller, tier, request.perspectives, want)
+        if leased.units:
+            response.lease.CopyFrom(self._lease_batch(caller, leased))
+        else:
+            response.idle_reason = "paused_by_operator" if self.campaigns.all_paused() else "no_work"
+            response.retry_ms = RETRY_MS
+
+    def _lease_batch(self, caller: Caller, leased: Leased) -> work_pb2.LeaseBatch:
+        tasks = self.campaigns.need(leased.units[0].campaign_id).tasks
+        wire = [
+            work_pb2.Unit(
+                campaign_id=unit.campaign_id,
+                unit_id=unit.id,
+                lane=unit.lane,
+                kind=unit.kind,
+                task_digest=tasks[unit.perspective_id].row.digest,
+                image_hash=unit.image_hash,
+                image_url=self.urls.url(unit.image_hash),
+                params=unit.params,
+                signature=unit.signature,
+            )
+            for unit in leased.units
+        ]
+        used = {unit.perspective_id for unit in leased.units}
+        rows = [tasks[perspective_id].row for perspective_id in sorted(used)]
+        message = signing.lease_batch(caller.host_id, leased.lease_s, wire)
+        return work_pb2.LeaseBatch(
+            tasks=[work_pb2.Task(digest=row.digest, body=row.body) for row in rows],
+            units=wire,
+            lease_s=leased.lease_s,
+            signature=self.keys.signing.sign(message),
+        )
+
+
+def _returned(result: work_pb2.Result, digest: bytes) -> Returned:
+    key = (result.campaign_id, result.unit_id)
+    match result.WhichOneof("outcome"):
+        case "answer":
+            answer = result.answer
+            return ReturnedAnswer(
+                key=_in_range(key),
+                hash=digest,
+                body=answer.body,
+                model=_words(answer.model),
+                endpoint=_words(answer.endpoint),
+                seed=answer.seed,
+                elapsed_ms=min(answer.elapsed_ms, 2**31 - 1),
+            )
+        case "failure":
+            return ReturnedFailure(_in_range(key), _words(result.failure))
+        case _:
+            raise CallRefused(work_pb2.INVALID_REQUEST, "A result has neither an answer nor a failure.")
+
+
+def _ack(result: work_pb2.Result, acknowledged: Acknowledged) -> work_pb2.Ack:
+    reason = acknowledged.reason
+    match acknowledged.receipt:
+        case Receipt.COUNTED:
+            status = work_pb2.STORED
+        case Receipt.LATE:
+            status = work_pb2.LATE
+        case Receipt.DUPLICATE:
+            status = work_pb2.DUPLICATE
+        case Receipt.FAILURE:
+            status = work_pb2.FAILURE_NOTED
+        case Receipt.UNKNOWN_UNIT | Receipt.NOT_LEASED | Receipt.ALREADY_ANSWERED | Receipt.INVALID:
+            status = work_pb2.REFUSED
+            reason = f"{acknowledged.receipt.value}: {acknowledged.reason}"
+        case _:
+            assert_never(acknowledged.receipt)
+    return work_pb2.Ack(campaign_id=result.campaign_id, unit_id=result.unit_id, status=status, reason=reason)
+
+
+def _keys(refs: Sequence[work_pb2.UnitRef]) -> list[Key]:
+    if len(refs) > MAX_REFS:
+        raise CallRefused(work_pb2.BATCH_TOO_LARGE, f"A call names {MAX_REFS} units at most.")
+    return [_in_range((ref.campaign_id, ref.unit_id)) for ref in refs]
+
+
+def _in_range(key: Key) -> Key:
+    """Ids beyond the database's integers name nothing; they become an id that is never given."""
+    return key if key[0] < 2**31 and key[1] < 2**63 else (0, 0)
+
+
+def _ref(key: Key) -> work_pb2.UnitRef:
+    return work_pb2.UnitRef(campaign_id=key[0], unit_id=key[1])
+
+
+def _words(text: str) -> str:
+    """Somebody else's words, fit to be stored and shown."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_WORDS]).strip()

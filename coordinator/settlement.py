@@ -1,0 +1,119 @@
+"""Steps that several commands share, inside their transaction: end units, widen them, give replicas back."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from coordinator import validation
+from coordinator.campaigns import Campaigns
+from coordinator.lifecycle import Caps, LeaseEnding, UnitState, given_up
+from coordinator.validation import Settled
+from store import leases, shelves, units
+from store.database import Transaction
+from store.leases import Ending, Lease
+from store.shelves import Replica
+from store.units import LockedUnit, Settlement
+
+Key = tuple[int, int]
+"""(campaign id, unit id)"""
+
+LANES = 32
+
+
+class _OfUnit(Protocol):
+    @property
+    def campaign_id(self) -> int: ...
+    @property
+    def unit_id(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_OfUnit)
+
+
+def by_unit(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Rows grouped by their unit, order kept; a unit without rows gives an empty list."""
+    grouped: defaultdict[Key, list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row.campaign_id, row.unit_id].append(row)
+    return grouped
+
+
+def replica(unit: LockedUnit, lane: int) -> Replica:
+    """A lane's place on the shelves."""
+    return Replica(unit.campaign_id, unit.perspective_id, unit.tier, lane, unit.block, unit.shuffle, unit.id)
+
+
+async def settle(tx: Transaction, ends: Sequence[tuple[LockedUnit, Settled]], now: datetime) -> None:
+    """Ends open, locked units."""
+    settlements = [
+        Settlement(unit.campaign_id, unit.id, settled.state.value, settled.canonical, settled.verdict)
+        for unit, settled in ends
+    ]
+    await units.settle(tx, settlements, now)
+
+
+async def widen(tx: Transaction, wanted: Mapping[Key, tuple[LockedUnit, int, set[int]]]) -> None:
+    """Births lanes so that each unit has as many replicas waiting or leased as voices it still wants.
+
+    `wanted` gives per unit the voices wanted and the lanes whose answers are stored.
+    """
+    if not wanted:
+        return
+    keys = list(wanted)
+    taken: defaultdict[Key, set[int]] = defaultdict(set)
+    for lease in await leases.of_units(tx, keys):
+        taken[lease.campaign_id, lease.unit_id].add(lease.lane)
+    for campaign_id, unit_id, lane in await shelves.lanes_of(tx, keys):
+        taken[campaign_id, unit_id].add(lane)
+    born = []
+    for key, (unit, count, answered) in wanted.items():
+        first = max(taken[key] | answered, default=-1) + 1
+        missing = max(0, count - len(taken[key]))
+        born += [replica(unit, lane) for lane in range(first, min(first + missing, LANES))]
+    await shelves.put(tx, born)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLease:
+    """A live lease that ends without a result, and why."""
+
+    lease: Lease
+    ending: LeaseEnding
+    detail: str
+
+
+async def give_back(
+    tx: Transaction,
+    ended: Sequence[EndedLease],
+    locked: Mapping[Key, LockedUnit],
+    campaigns: Campaigns,
+    now: datetime,
+) -> None:
+    """Ends leases of locked units; replicas of open units return to their shelves, unless a cap is passed."""
+    if not ended:
+        return
+    endings = [
+        Ending(e.lease.campaign_id, e.lease.unit_id, e.lease.lane, e.ending.value, e.detail) for e in ended
+    ]
+    await leases.end(tx, endings, now)
+    open_ones = [
+        (locked[e.lease.campaign_id, e.lease.unit_id], e)
+        for e in ended
+        if e.ending.puts_back and locked[e.lease.campaign_id, e.lease.unit_id].state == UnitState.OPEN
+    ]
+    history = by_unit(await leases.past(tx, [(unit.campaign_id, unit.id) for unit, _ in open_ones]))
+    lost, back = [], []
+    for unit, e in open_ones:
+        past = history[unit.campaign_id, unit.id]
+        counted = Counter(LeaseEnding(lease.ending) for lease in past)
+        policy = campaigns.need(unit.campaign_id).policy
+        reason = given_up(counted, Caps(failures=policy.max_failures, attempts=policy.max_attempts))
+        if reason is None:
+            back.append(replica(unit, e.lease.lane))
+        else:
+            details = [lease.detail for lease in past if lease.detail]
+            lost.append((unit, validation.given_up(reason, counted, details)))
+    await shelves.put(tx, back)
+    await settle(tx, lost, now)

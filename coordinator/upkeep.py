@@ -1,0 +1,48 @@
+"""Upkeep: small jobs that run beside the coordinators, each safe on any number of machines at once."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from coordinator.work import Work
+from store import annotations, ledger
+from store.database import Database
+
+BATCH = 2000
+
+log = structlog.get_logger("upkeep")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A named job; `run_once` does one short step and gives how many rows it moved."""
+
+    name: str
+    every_s: float
+    run_once: Callable[[], Awaitable[int]]
+
+    async def run(self) -> int:
+        """Steps until nothing is left to do; gives how many rows it moved."""
+        moved = 0
+        while step := await self.run_once():
+            moved += step
+        if moved:
+            log.debug("upkeep", job=self.name, moved=moved)
+        return moved
+
+
+def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
+    """All jobs: expire leases, book settled units, fold the ledger."""
+
+    async def expire() -> int:
+        return await work.expire(BATCH)
+
+    async def book() -> int:
+        return await db.transaction("book", lambda tx: annotations.book_settled(tx, BATCH, clock()))
+
+    async def fold() -> int:
+        return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH))
+
+    return [Job("expire", 1.0, expire), Job("book", 0.5, book), Job("fold", 1.0, fold)]
