@@ -1,0 +1,125 @@
+"""Child processes that are started, waited for, restarted when they die, and never left behind."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+RESTART_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+log = structlog.get_logger("processes")
+
+
+class StartError(Exception):
+    """A child did not come up; the message has the end of its log."""
+
+
+class Child:
+    """One process. Its standard input stays open for as long as we live, so that it can end with us."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log_file: Path
+    ) -> None:
+        self.name = name
+        self._command = list(command)
+        self._environment = {**os.environ, **environment}
+        self._log_file = log_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self.ready: dict[str, object] = {}
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 before it was started."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    async def start(self) -> None:
+        """Starts the process and waits for the line of JSON by which it says that it serves."""
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as log_to:
+            self._close()
+            self._process = subprocess.Popen(  # noqa: S603 (our own command line)
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_to,
+                env=self._environment,
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None  # noqa: S101 (asked for above)
+        try:
+            line = await asyncio.wait_for(
+                asyncio.to_thread(self._process.stdout.readline), timeout=READY_TIMEOUT_S
+            )
+            self.ready = json.loads(line)
+        except (TimeoutError, ValueError) as error:
+            self.kill()
+            raise StartError(f"{self.name} did not start. Its log ends with:\n{self._log_end()}") from error
+
+    async def ended(self) -> int:
+        """Waits for the process's end and gives its exit status."""
+        assert self._process is not None  # noqa: S101 (only called after start)
+        return await asyncio.to_thread(self._process.wait)
+
+    async def stop(self) -> None:
+        """Asks the process to end, waits, and kills it where it does not."""
+        if self._process is None:
+            return
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._close()
+
+    def kill(self) -> None:
+        """Ends the process by SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._close()
+
+    def _close(self) -> None:
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def _log_end(self) -> str:
+        return "\n".join(self._log_file.read_text("utf-8", "replace").splitlines()[-15:])
+
+
+async def keep_running(child: Child) -> None:
+    """Starts a child again whenever it ends, at a growing pace; runs until cancelled."""
+    deaths = 0
+    while True:
+        began = asyncio.get_running_loop().time()
+        status = await child.ended()
+        if asyncio.get_running_loop().time() - began > 60:
+            deaths = 0
+        pause = RESTART_S[min(deaths, len(RESTART_S) - 1)]
+        deaths += 1
+        log.warning("process_ended", process=child.name, status=status, restart_in_s=pause)
+        await asyncio.sleep(pause)
+        try:
+            await child.start()
+        except StartError as error:
+            log.error("process_does_not_start", process=child.name, error=str(error))
+
+
+def python(*arguments: str) -> list[str]:
+    """The command line of this same Python with these arguments."""
+    return [sys.executable, *arguments]

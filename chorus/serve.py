@@ -1,0 +1,76 @@
+"""One server process of a coordinator: `python -m chorus.serve work|images|upkeep`.
+
+Settings come from CHORUS_… variables. It prints one line when it serves, and ends on SIGTERM, on
+SIGINT, and when its standard input closes, which is how it knows that its supervisor is gone.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from typing import Literal, get_args
+
+import structlog
+
+Role = Literal["work", "images", "upkeep"]
+
+
+async def serve(role: Role) -> None:
+    """Serves until told to stop."""
+    from coordinator import server
+    from coordinator.settings import Settings
+
+    settings = Settings()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(wanted, stop.set)
+    watched = await _end_with(sys.stdin, stop)
+    async with contextlib.AsyncExitStack() as stack:
+        if role == "images":
+            await stack.enter_async_context(server.image_server(settings))
+        elif settings.database_url is None:
+            raise SystemExit("CHORUS_DATABASE_URL is not set.")
+        elif role == "work":
+            await stack.enter_async_context(server.work_server(settings, settings.database_url))
+        else:
+            await stack.enter_async_context(server.upkeep(settings.database_url))
+        print(json.dumps({"ready": role}), flush=True)
+        await stop.wait()
+    watched.close()
+
+
+async def _end_with(stream: object, stop: asyncio.Event) -> asyncio.ReadTransport:
+    """Sets `stop` when the stream ends."""
+
+    class UntilEnd(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (any end will do)
+            stop.set()
+
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(UntilEnd, stream)
+    return transport
+
+
+def main() -> None:
+    """Reads the role from the command line and serves."""
+    import uvloop
+
+    if len(sys.argv) != 2 or sys.argv[1] not in get_args(Role):
+        raise SystemExit(f"usage: python -m chorus.serve {'|'.join(get_args(Role))}")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    uvloop.run(serve(sys.argv[1]))  # type: ignore[arg-type]  # checked above
+
+
+if __name__ == "__main__":
+    main()

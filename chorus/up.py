@@ -1,0 +1,182 @@
+"""`chorus up`: database, coordinator and upkeep in one command, each in its own process, kept running."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from chorus.operator import database_folder
+from chorus.processes import Child, keep_running, python
+from coordinator.errors import OperatorError
+from coordinator.identity import Identity
+from coordinator.keys import Keys
+from coordinator.server import keys_of, now
+from coordinator.settings import Settings
+from protos.invite import Invite
+from protos.tier import Tier
+from store.database import Database
+from store.embedded import EmbeddedPostgres
+from store.migrate import upgrade
+
+log = structlog.get_logger("up")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A coordinator that is up; `settings` has the ports and database that it really uses."""
+
+    settings: Settings
+    children: dict[str, Child]
+    database: EmbeddedPostgres | None
+
+
+@contextlib.asynccontextmanager
+async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Running]:
+    """A whole coordinator for as long as the context lasts. Processes that die are started again.
+
+    Raises OperatorError("already_up") where another one runs on the same data folder.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(_only_one(settings.data))
+        settings = settings.model_copy(
+            update={
+                "port": settings.port or _free_port(settings.host),
+                "images_port": settings.images_port or _free_port(settings.host),
+            }
+        )
+        database = None
+        if settings.database_url is None:
+            database = EmbeddedPostgres(database_folder(settings))
+            url = await asyncio.to_thread(database.start)
+            held.callback(database.stop)
+            settings = settings.model_copy(update={"database_url": url})
+        await _prepare(settings)
+        children = _children(settings, workers)
+        try:
+            await asyncio.gather(*(child.start() for child in children.values()))
+            watchers = [asyncio.create_task(keep_running(child)) for child in children.values()]
+            if database is not None:
+                watchers.append(asyncio.create_task(_keep_database(database)))
+            try:
+                yield Running(settings, children, database)
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+                await asyncio.gather(*watchers, return_exceptions=True)
+        finally:
+            await asyncio.gather(*(child.stop() for child in children.values()))
+
+
+async def _prepare(settings: Settings) -> None:
+    if settings.database_url is None:
+        raise AssertionError("the database's URL is known by now")
+    db = Database.connect(settings.database_url, pool_size=1)
+    try:
+        await db.check_server()
+    finally:
+        await db.close()
+    await asyncio.to_thread(upgrade, settings.database_url)
+    keys_of(settings)
+
+
+def _children(settings: Settings, workers: int) -> dict[str, Child]:
+    environment = {
+        f"CHORUS_{name.upper()}": str(value)
+        for name, value in settings.model_dump().items()
+        if value is not None
+    }
+    environment["CHORUS_DATA"] = str(settings.data.resolve())
+    roles = [f"work-{number}" for number in range(1, workers + 1)] + ["images", "upkeep"]
+    logs = settings.data / "logs"
+    return {
+        role: Child(role, python("-m", "chorus.serve", role.split("-")[0]), environment, logs / f"{role}.log")
+        for role in roles
+    }
+
+
+async def _keep_database(database: EmbeddedPostgres) -> None:
+    """Starts the embedded database again when it dies; the servers reconnect by themselves."""
+    while True:
+        await asyncio.to_thread(database.wait)
+        log.warning("database_ended", restarting=True)
+        await asyncio.to_thread(database.stop)
+        await asyncio.to_thread(database.start)
+
+
+@contextlib.contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "up.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                raise
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise OperatorError(
+                "already_up", f"A coordinator is up on {data.resolve()} already (process {holder})."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+async def make_invite(
+    settings: Settings, db: Database, keys: Keys, *, user: str | None, tier: Tier, uses: int, days: float
+) -> str:
+    """An invite's line for volunteers."""
+    token = await Identity(db, keys, now).invite(user, tier, uses, timedelta(days=days))
+    return Invite((settings.work_address,), token, keys.ca_der).encode()
+
+
+async def up(settings: Settings, workers: int) -> None:
+    """Runs a coordinator until SIGINT or SIGTERM, and says where it listens and how to join."""
+    stop = asyncio.Event()
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(wanted, stop.set)
+    async with coordinator(settings, workers) as running:
+        await _welcome(running)
+        await stop.wait()
+        print("Stopping …", flush=True)
+    print("Stopped. Nothing that was acknowledged is lost.")
+
+
+async def _welcome(running: Running) -> None:
+    settings = running.settings
+    db = Database.connect(settings.database_url or "", pool_size=1)
+    try:
+        invite = await make_invite(
+            settings, db, keys_of(settings), user=None, tier=Tier.G80, uses=10, days=1.0
+        )
+    finally:
+        await db.close()
+    where = "embedded" if running.database is not None else "your own, by --database-url"
+    print(
+        f"Chorus is up.\n"
+        f"  work      {settings.work_address} (gRPC over TLS)\n"
+        f"  images    {settings.images_base}\n"
+        f"  database  {where}\n"
+        f"  data      {settings.data.resolve()} (logs in logs/)\n\n"
+        f"A volunteer joins with this line (10 hosts, one day; more by `chorus admin invite`):\n\n"
+        f"  chorus volunteer join {invite}\n\n"
+        f"Ctrl-C stops.",
+        flush=True,
+    )
