@@ -1,5 +1,6 @@
 """The `chorus` command. Sub-commands import what they need when they run."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +43,41 @@ def up(
         run(upping.up(settings, workers))
     except StartError as error:
         give_up("start_failed", str(error))
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option(help="End when all is done.")] = False,
+    scenes: Annotated[int, typer.Option(min=1, max=2000, help="How many scenes to draw.")] = 32,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal scenes.")] = 1,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Caption photos with this OpenAI-compatible server, with /v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The vision model to ask there.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder of photos; else the 16 bundled ones.")] = None,
+    photos: Annotated[bool, typer.Option(help="The 16 bundled photos; needs --endpoint.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the export.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the table as JSON.")] = None,
+) -> None:
+    """Watch the whole street at work for a minute: drawn scenes, six volunteers, three of them bad."""
+    from chorus.demo.cast import Endpoint
+    from chorus.demo.run import Plan
+    from chorus.demo.run import demo as run_demo
+    from chorus.operator import give_up, run
+    from chorus.processes import StartError
+
+    if (endpoint is None) != (model is None):
+        give_up("demo_options", "--endpoint and --model go together.")
+    if endpoint is None and (photos or images is not None or limit is not None):
+        give_up("demo_options", "Photos need a real model: name it with --endpoint URL --model NAME.")
+    asked = None if endpoint is None or model is None else Endpoint(endpoint, model)
+    plan = Plan(scenes, seed, asked, images, limit, out, json_file, once)
+    try:
+        sound = run(run_demo(plan))
+    except StartError as error:
+        give_up("start_failed", str(error))
+    raise typer.Exit(0 if sound else 1)
 
 
 def main() -> None:

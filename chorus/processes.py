@@ -23,15 +23,26 @@ class StartError(Exception):
 
 
 class Child:
-    """One process. Its standard input stays open for as long as we live, so that it can end with us."""
+    """One process. Its standard input stays open for as long as we live, so that it can end with us.
+
+    With `says_ready` its first line of output is JSON that says that it serves; else its output goes
+    to the log file with its errors.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log_file: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        *,
+        says_ready: bool = True,
     ) -> None:
         self.name = name
+        self.log_file = log_file
         self._command = list(command)
         self._environment = {**os.environ, **environment}
-        self._log_file = log_file
+        self._says_ready = says_ready
         self._process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, object] = {}
 
@@ -46,19 +57,20 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     async def start(self) -> None:
-        """Starts the process and waits for the line of JSON by which it says that it serves."""
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_file.open("ab") as log_to:
+        """Starts the process, and waits until it serves where it says so."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log_to:
             self._close()
             self._process = subprocess.Popen(  # noqa: S603 (our own command line)
                 self._command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if self._says_ready else log_to,
                 stderr=log_to,
                 env=self._environment,
                 start_new_session=True,
             )
-        assert self._process.stdout is not None  # noqa: S101 (asked for above)
+        if self._process.stdout is None:
+            return
         try:
             line = await asyncio.wait_for(
                 asyncio.to_thread(self._process.stdout.readline), timeout=READY_TIMEOUT_S
@@ -70,7 +82,8 @@ class Child:
 
     async def ended(self) -> int:
         """Waits for the process's end and gives its exit status."""
-        assert self._process is not None  # noqa: S101 (only called after start)
+        if self._process is None:
+            raise StartError(f"{self.name} was never started")
         return await asyncio.to_thread(self._process.wait)
 
     async def stop(self) -> None:
@@ -99,7 +112,7 @@ class Child:
                     pipe.close()
 
     def _log_end(self) -> str:
-        return "\n".join(self._log_file.read_text("utf-8", "replace").splitlines()[-15:])
+        return "\n".join(self.log_file.read_text("utf-8", "replace").splitlines()[-15:])
 
 
 async def keep_running(child: Child) -> None:

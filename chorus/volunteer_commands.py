@@ -4,11 +4,12 @@ import asyncio
 import json
 import platform
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from protos.tier import Tier
 
 if TYPE_CHECKING:
     from protos import work_pb2
@@ -18,22 +19,18 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Caption images on your own machine, for a campaign.")
 
 
-class Tier(StrEnum):
-    """What a machine's memory can hold."""
-
-    CPU = "cpu"
-    GB_8 = "8g"
-    GB_12 = "12g"
-    GB_16 = "16g"
-    GB_24 = "24g"
-    GB_48 = "48g"
-    GB_80 = "80g"
+def _tier(text: str) -> str:
+    try:
+        return Tier.parse(text).label
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 HomeOption = Annotated[
     Path,
     typer.Option("--home", envvar="CHORUS_HOME", help="Folder of this host: its key, enrolment and spool."),
 ]
+TIERS = f"What its memory can hold: {', '.join(tier.label for tier in Tier)}."
 DEFAULT_HOME = Path("~/.chorus/volunteer")
 
 
@@ -43,7 +40,7 @@ def join(
     home: HomeOption = DEFAULT_HOME,
     user: Annotated[str, typer.Option(help="The name that you wish for, where the invite names none.")] = "",
     name: Annotated[str, typer.Option(help="What to call this machine. [default: its host name]")] = "",
-    tier: Annotated[Tier, typer.Option(help="What its memory can hold.")] = Tier.CPU,
+    tier: Annotated[str, typer.Option(parser=_tier, metavar="TIER", help=TIERS)] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an enrolment; it is moved aside.")] = False,
 ) -> None:
     """Join a coordinator with an invite."""
@@ -53,7 +50,7 @@ def join(
     host_name = name or platform.node() or "host"
     try:
         joined = asyncio.run(
-            join_coordinator(Home(home), invite, user=user, name=host_name, tier=tier.value, force=force)
+            join_coordinator(Home(home), invite, user=user, name=host_name, tier=tier, force=force)
         )
     except ConfigureError as error:
         _fail(error.code, str(error))
@@ -79,7 +76,10 @@ def run(
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests to the model at once.")] = 2,
-    tier: Annotated[Tier | None, typer.Option(help="Other than what was said at joining.")] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(parser=_tier, metavar="TIER", help="Other than what was said at joining."),
+    ] = None,
     perspectives: Annotated[
         list[str] | None, typer.Option(help="Only this perspective; may be given more than once.")
     ] = None,
@@ -103,7 +103,7 @@ def run(
             model=model,
             api_key=configure.read_api_key(api_key_env),
             concurrency=concurrency,
-            tier=None if tier is None else tier.value,
+            tier=tier,
             perspectives=tuple(perspectives or ()),
             seed=seed,
             temperature=temperature,

@@ -86,7 +86,7 @@ class ImageRefused(ValueError):  # noqa: N818  # a refusal is an answer, not a f
 def make_derivative(original: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Derivative:
     """The derivative of the first frame of an image file; the same bytes give the same derivative.
 
-    Raises ImageRefused, and nothing else, on whatever bytes it is given. Takes up to 8 bytes of memory
+    Raises ImageRefused, and nothing else, on whatever bytes it is given. Takes up to 9 bytes of memory
     per pixel of the original; a baseline JPEG takes far less.
     """
     if len(original) > limits.max_bytes:
@@ -145,8 +145,6 @@ _SIGNATURES: tuple[tuple[int, bytes, ImageFormat], ...] = (
     (0, b"MM\0*", "tiff"),
     (0, b"II+\0", "tiff"),
     (0, b"MM\0+", "tiff"),
-    (4, b"ftypavif", "avif"),
-    (4, b"ftypavis", "avif"),
 )
 
 # Only to tell people what they have.
@@ -168,6 +166,8 @@ def _sniff(original: bytes) -> ImageFormat:
     for offset, signature, image_format in _SIGNATURES:
         if original.startswith(signature, offset):
             return image_format
+    if original[4:8] == b"ftyp" and b"avi" in original[8:40]:  # among the brands that share this container
+        return "avif"
     for offset, signature, name in _FOREIGN:
         if original.startswith(signature, offset):
             detail = f"{name} files are not taken; convert it to JPEG, PNG or WebP"
@@ -239,7 +239,7 @@ def _shrink(image: Image.Image) -> Image.Image:
     image.draft(None, (width, height))  # lets the JPEG decoder leave out what would be thrown away
     image.load()
     picture: Image.Image = image
-    if picture.has_transparency_data:
+    if picture.has_transparency_data and picture.mode != "RGBA":
         picture = picture.convert("RGBA")
     elif picture.mode == "1":
         picture = picture.convert("L")

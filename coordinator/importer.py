@@ -168,7 +168,9 @@ class Importer:
             await contents.add_source(tx, read.content.id, source.value, now)
             return read.content
         derivative = read.content
-        twin = await contents.near_duplicate(tx, derivative.phash, NEAR_DUPLICATE_DISTANCE)
+        twin = None
+        if derivative.phash:  # every picture of one flat colour hashes to 0
+            twin = await contents.near_duplicate(tx, derivative.phash, NEAR_DUPLICATE_DISTANCE)
         content = NewContent(
             hash=derivative.hash,
             derivative_hash=derivative.jpeg_hash,

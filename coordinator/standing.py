@@ -28,8 +28,6 @@ async def standing(db: Database, host_id: int) -> Standing:
             raise LookupError(f"host {host_id} has a session but is not there")
         row = await ledger.standing(tx, host_id)
         waiting = await results.count_waiting(tx, host_id)
-        return Standing(
-            host.user_name, host.name, row.agreed, row.disagreed, waiting, row.failed, row.credit
-        )
+        return Standing(host.user_name, host.name, row.agreed, row.disagreed, waiting, row.failed, row.credit)
 
     return await db.transaction("standing", body)

@@ -27,6 +27,8 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
+import psutil
+
 from store.postmaster import (
     PATIENCE_S,
     PORT,
@@ -39,6 +41,7 @@ from store.postmaster import (
     release,
     server_command,
     take_lock,
+    wait_for_end,
 )
 
 if sys.platform != "win32":
@@ -129,7 +132,9 @@ class EmbeddedPostgres:
         try:
             if self._child is not None:
                 _end(self._child, patience_s)
-                if self._child.wait(0) != 0:
+                if self._child.wait(0) == 0:
+                    wait_for_end(self._processes())  # the logger writes what it has been told
+                else:
                     self._end_leftovers()
                 _clear_run(self._data / "run")
         finally:
@@ -182,10 +187,11 @@ class EmbeddedPostgres:
         self._launch(binaries, account, socket)
         return _url(password, socket)
 
+    def _processes(self) -> list[psutil.Process]:
+        return processes_in((self._cluster, self._unfinished / "cluster"), _title(self._data))
+
     def _end_leftovers(self) -> None:
-        folders = (self._cluster, self._unfinished / "cluster")
-        left = end_all(lambda: processes_in(folders, _title(self._data)))
-        if left:
+        if left := end_all(self._processes):
             pids = ", ".join(str(process.pid) for process in left)
             message = f"Old PostgreSQL processes do not end: {pids}. End them, or restart the machine."
             raise EmbeddedError("leftover_process", message)
@@ -219,14 +225,16 @@ class EmbeddedPostgres:
     def _launch(self, binaries: Path, account: Account, socket: Path) -> None:
         title = _title(self._data)
         command = server_command(binaries, self._cluster, socket, self._data / "logs", title)
-        started = time.time()
+        sizes = {path: path.stat().st_size for path in (self._data / "logs").iterdir()}
         with tempfile.TemporaryFile() as output:
             self._child = Child(command, account, Path("/"), output)
             end_by = time.monotonic() + _START_S
             while not accepts_connections(self._cluster, self._child.pid):
                 ended = self._child.wait(_PROBE_S) is not None
+                if ended:
+                    wait_for_end(self._processes())
                 if ended or time.monotonic() > end_by:
-                    log = _tail(output) + _log_tail(self._data / "logs", started)
+                    log = _tail(output) + _log_tail(self._data / "logs", sizes)
                     raise EmbeddedError("start_failed", f"PostgreSQL does not start; its last words:\n{log}")
 
 
@@ -434,15 +442,15 @@ def _copy_package(package: Path, target: Path) -> None:
     os.sync()  # a copy that a power cut left half on disk would look whole
 
 
-def _tail(output: IO[bytes], lines: int = 12) -> str:
-    output.seek(0)
+def _tail(output: IO[bytes], start: int = 0, lines: int = 12) -> str:
+    output.seek(start)
     return "\n".join(output.read().decode("utf-8", "replace").splitlines()[-lines:])
 
 
-def _log_tail(logs: Path, since: float) -> str:
-    """The last lines of the log file that was written since then (seconds since 1970)."""
-    for path in logs.glob("*.log"):
-        if path.stat().st_mtime >= since - 1:
+def _log_tail(logs: Path, sizes: dict[Path, int]) -> str:
+    """The last lines that were added to the log since its files had these sizes."""
+    for path in logs.iterdir():
+        if path.stat().st_size > sizes.get(path, 0):
             with path.open("rb") as log:
-                return "\n" + _tail(log)
+                return "\n" + _tail(log, sizes.get(path, 0))
     return ""

@@ -183,5 +183,14 @@ async def count_live(tx: Transaction) -> list[tuple[int, int]]:
     return [tuple(row) for row in await found.fetchall()]
 
 
+async def count_held(tx: Transaction, host_name: str) -> int:
+    """How many units the host of this name holds."""
+    found = await tx.raw.execute(
+        "SELECT count(*) FROM leases l JOIN hosts h ON h.id = l.host_id WHERE h.name = %s", (host_name,)
+    )
+    row = await found.fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def _columns(keys: Sequence[tuple[int, int]]) -> dict[str, object]:
     return {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}

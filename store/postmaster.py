@@ -1,6 +1,7 @@
 """PostgreSQL's processes: as whom and with which settings they run, as children that cannot outlive this
 process; and those that a crash left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,11 +17,11 @@ import psutil
 
 # The child waits for a line, so that it cannot run before its watcher does.
 _GATE = 'read -r _ || exit 75; exec "$@"'
-# The end of the pipe without a line means that the parent died, even by kill -9. A fast stop can hang: on a
-# frozen backend, or for ever where it comes while PostgreSQL restarts after the crash of a backend.
+# Nothing is ever written to the pipe: its end means that the parent died, even by kill -9. A fast stop can
+# hang: on a frozen backend, or for ever if it comes while PostgreSQL restarts after a backend's crash.
 _WATCH = """
 trap "" HUP INT TERM
-read -r _ && exit
+read -r _
 kill -INT "$1"
 waited=0
 while kill -0 "$1" || exit; do
@@ -200,7 +201,8 @@ class Child:
         try:
             watcher = ["/bin/sh", "-c", _WATCH, "sh", str(self.pid), str(PATIENCE_S)]
             self._watcher, self._lifeline = _spawn_on_pipe(watcher, account, Path("/"), subprocess.DEVNULL)
-            _write(gate, b"\n" + stdin)
+            with contextlib.suppress(BrokenPipeError):  # then it has ended, and its exit status tells
+                os.write(gate, b"\n" + stdin)
         except BaseException:
             self.send(signal.SIGKILL)
             self.wait()
@@ -230,10 +232,10 @@ class Child:
         """Only after the end was seen; until that moment the kernel gives the pid to nobody else."""
         with self._dismissal:
             if self._lifeline is not None:
-                _write(self._lifeline, b"\n")
+                self._watcher.kill()
+                self._watcher.wait()
                 release(self._lifeline)
                 self._lifeline = None
-                self._watcher.wait()
 
 
 def _spawn_on_pipe(
@@ -249,13 +251,6 @@ def _spawn_on_pipe(
         raise
     finally:
         os.close(reading)
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    try:
-        os.write(descriptor, content)
-    except BrokenPipeError:
-        return  # whoever should have read it has ended, and its exit status tells
 
 
 def processes_in(folders: Iterable[Path], title: str) -> list[psutil.Process]:
@@ -290,12 +285,12 @@ def end_all(find: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
         servers = [process for process in find() if _can_stop(process)]
         for server in servers:
             _send(server, number)
-        _wait_for_end(servers)
+        wait_for_end(servers)
     end_by = time.monotonic() + PATIENCE_S
     while (found := find()) and time.monotonic() < end_by:
         for process in sorted(found, key=_is_backend):  # a server first: it would start new backends
             _send(process, signal.SIGKILL)
-        _wait_for_end(found)
+        wait_for_end(found)
     return found
 
 
@@ -328,7 +323,8 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
         return  # it ended on its own
 
 
-def _wait_for_end(processes: Sequence[psutil.Process]) -> None:
+def wait_for_end(processes: Sequence[psutil.Process]) -> None:
+    """Waits until all have ended, for `PATIENCE_S` at most."""
     end_by = time.monotonic() + PATIENCE_S
     while any(map(_lives, processes)) and time.monotonic() < end_by:
         time.sleep(_POLL_S)

@@ -163,3 +163,31 @@ async def count(tx: Transaction) -> list[tuple[int, int]]:
     """(campaign id, results) for people; it reads the whole index."""
     found = await tx.raw.execute("SELECT campaign_id, count(*) FROM results GROUP BY 1")
     return [tuple(row) for row in await found.fetchall()]
+
+
+async def count_by_host(tx: Transaction, campaign_id: int) -> list[tuple[str, int, int, int]]:
+    """(host name, results, judged to agree, judged to disagree) of a campaign."""
+    found = await tx.raw.execute(COUNT_BY_HOST, {"campaign": campaign_id})
+    return [tuple(row) for row in await found.fetchall()]
+
+
+COUNT_BY_HOST = """
+SELECT h.name, count(*), count(*) FILTER (WHERE l.judgement = 'agreed'),
+       count(*) FILTER (WHERE l.judgement = 'disagreed')
+FROM results r
+JOIN hosts h ON h.id = r.host_id
+LEFT JOIN ledger l ON l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id AND l.user_id = r.user_id
+                  AND l.judgement <> 'failed'
+WHERE r.campaign_id = %(campaign)s
+GROUP BY h.name ORDER BY h.name
+"""
+
+
+async def units_by_host(tx: Transaction, campaign_id: int) -> list[tuple[int, int, str]]:
+    """(campaign id, unit id, host name) of every result of a campaign."""
+    found = await tx.raw.execute(
+        "SELECT r.campaign_id, r.unit_id, h.name FROM results r JOIN hosts h ON h.id = r.host_id "
+        "WHERE r.campaign_id = %(campaign)s",
+        {"campaign": campaign_id},
+    )
+    return [tuple(row) for row in await found.fetchall()]

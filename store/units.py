@@ -229,5 +229,22 @@ async def count_exhausted_by_reason(tx: Transaction) -> list[tuple[int, str, int
     return [tuple(row) for row in await found.fetchall()]
 
 
+async def accepted_answers(tx: Transaction, campaign_id: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """(file name, perspective name, canonical answer) of every accepted unit of a campaign."""
+    found = await tx.raw.execute(ACCEPTED_ANSWERS, {"campaign": campaign_id})
+    return [tuple(row) for row in await found.fetchall()]
+
+
+ACCEPTED_ANSWERS = """
+SELECT c.filename, t.name, COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb)
+FROM units u
+JOIN contents c ON c.id = u.content_id
+JOIN tasks t ON t.campaign_id = u.campaign_id AND t.perspective_id = u.perspective_id
+JOIN results r ON r.campaign_id = u.campaign_id AND r.unit_id = u.id AND r.user_id = u.canonical_user_id
+WHERE u.campaign_id = %(campaign)s AND u.state = 'accepted'
+ORDER BY u.id
+"""
+
+
 def _columns(keys: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
     return {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
