@@ -37,6 +37,11 @@ class Running:
     settings: Settings
     children: dict[str, Child]
     database: EmbeddedPostgres | None
+    watchers: list[asyncio.Task[None]]
+
+    async def broken(self) -> None:
+        """Waits until something fails that cannot be started again, and raises what it said."""
+        await asyncio.gather(*self.watchers)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +72,7 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
             if database is not None:
                 watchers.append(asyncio.create_task(_keep_database(database)))
             try:
-                yield Running(settings, children, database)
+                yield Running(settings, children, database, watchers)
             finally:
                 for watcher in watchers:
                     watcher.cancel()
@@ -114,7 +119,9 @@ async def _keep_database(database: EmbeddedPostgres) -> None:
 
 @contextlib.contextmanager
 def _only_one(data: Path) -> Iterator[None]:
-    data.mkdir(parents=True, exist_ok=True)
+    if not data.exists():
+        data.mkdir(parents=True)
+        data.chmod(0o711)  # the database's user has to pass where we are root, whatever the umask
     with (data / "up.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,8 +161,13 @@ async def up(settings: Settings, workers: int) -> None:
         asyncio.get_running_loop().add_signal_handler(wanted, stop.set)
     async with coordinator(settings, workers) as running:
         await _welcome(running)
-        await stop.wait()
+        stopping, broken = asyncio.create_task(stop.wait()), asyncio.create_task(running.broken())
+        await asyncio.wait((stopping, broken), return_when=asyncio.FIRST_COMPLETED)
         print("Stopping …", flush=True)
+        stopping.cancel()
+        if broken.done():
+            broken.result()
+        broken.cancel()
     print("Stopped. Nothing that was acknowledged is lost.")
 
 

