@@ -102,19 +102,20 @@ def invite(
     tier: Annotated[str, typer.Option(help="The largest tier that its hosts may claim.")] = "80g",
     data: Data = None,
     database_url: DatabaseUrl = None,
-    host: Annotated[str | None, typer.Option(help="As in `chorus up`.")] = None,
-    public_host: Annotated[str | None, typer.Option(help="As in `chorus up`.")] = None,
-    port: Annotated[int | None, typer.Option(help="As in `chorus up`.")] = None,
+    host: Annotated[str | None, typer.Option(help="Other than what `chorus up` was told.")] = None,
+    public_host: Annotated[str | None, typer.Option(help="Other than what `chorus up` was told.")] = None,
+    port: Annotated[int | None, typer.Option(help="Other than what `chorus up` was told.")] = None,
 ) -> None:
     """Print an invite: the line that a volunteer joins with."""
     from chorus.operator import give_up, open_database, run, settings_from
-    from chorus.up import make_invite
+    from chorus.up import as_reached, make_invite
     from coordinator.server import keys_of
     from protos.tier import Tier
 
     settings = settings_from(
         data=data, database_url=database_url, host=host, public_host=public_host, port=port
     )
+    settings = as_reached(settings, host=host, public_host=public_host, port=port)
     try:
         tier_cap = Tier.parse(tier)
     except ValueError as error:

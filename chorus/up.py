@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -26,6 +27,8 @@ from protos.tier import Tier
 from store.database import Database
 from store.embedded import EmbeddedPostgres
 from store.migrate import upgrade
+
+ADDRESS = "address.json"
 
 log = structlog.get_logger("up")
 
@@ -72,8 +75,10 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
             if database is not None:
                 watchers.append(asyncio.create_task(_keep_database(database)))
             try:
+                _write_address(settings)
                 yield Running(settings, children, database, watchers)
             finally:
+                (settings.data / ADDRESS).unlink(missing_ok=True)
                 for watcher in watchers:
                     watcher.cancel()
                 await asyncio.gather(*watchers, return_exceptions=True)
@@ -137,6 +142,23 @@ def _only_one(data: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _write_address(settings: Settings) -> None:
+    """Leaves word, for `chorus admin invite`, of where this coordinator is reached."""
+    known = {name: getattr(settings, name) for name in ("host", "public_host", "port", "images_port")}
+    (settings.data / ADDRESS).write_text(json.dumps(known), "utf-8")
+
+
+def as_reached(settings: Settings, **given: object) -> Settings:
+    """The settings with the address of the coordinator that is up on this data folder, but for what is given."""
+    try:
+        known = json.loads((settings.data / ADDRESS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return settings
+    return settings.model_copy(
+        update={name: value for name, value in known.items() if given.get(name) is None}
+    )
 
 
 def _free_port(host: str) -> int:

@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx2
 import psycopg
 import pytest
 from support.engine import Engine
+from support.waiting import wait_until
 
 from store.database import Database
 from store.embedded import EmbeddedPostgres
@@ -73,6 +77,34 @@ def database_url(postgres: str) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template_chorus STRATEGY file_copy")
         yield in_database(postgres, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def captioner() -> Iterator[str]:
+    """Base URL of the small real captioner in ../shared, started for this session."""
+    script = Path(__file__).parents[2] / "shared" / "tools" / "captioner" / "run"
+    if not script.is_file():
+        pytest.skip("needs ../shared/tools/captioner")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PORT": str(port)}
+    process = subprocess.Popen(
+        [script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), timeout_s=300)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(url, timeout=2).status_code == 200
+    except httpx2.HTTPError:
+        return False
 
 
 @pytest.fixture
