@@ -63,10 +63,12 @@ async def widen(tx: Transaction, wanted: Mapping[Key, tuple[LockedUnit, int, set
         return
     keys = list(wanted)
     taken: defaultdict[Key, set[int]] = defaultdict(set)
-    for lease in await leases.of_units(tx, keys):
-        taken[lease.campaign_id, lease.unit_id].add(lease.lane)
+    # Shelves first: while the unit is locked a replica can only move from its shelf into a lease, so that
+    # one that is drawn between the two statements is seen by the second.
     for campaign_id, unit_id, lane in await shelves.lanes_of(tx, keys):
         taken[campaign_id, unit_id].add(lane)
+    for lease in await leases.of_units(tx, keys):
+        taken[lease.campaign_id, lease.unit_id].add(lease.lane)
     born = []
     for key, (unit, count, answered) in wanted.items():
         first = max(taken[key] | answered, default=-1) + 1

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 
 import psycopg
 import pytest
-from support.engine import Engine, key_of
+from support.engine import Engine, caption, key_of
 
 from coordinator.identity import Caller
-from store import shelves
+from store import leases, shelves
 from store.database import Transaction
+from store.leases import Lease
 from store.shelves import Holder, LeasedUnit
 
 UNITS = 400
@@ -131,3 +133,39 @@ async def test_without_the_users_lock_two_hosts_of_one_user_collide(engine: Engi
             "FROM back b JOIN units u ON u.id = b.unit_id RETURNING unit_id"
         )
     pytest.fail(f"twenty unguarded rounds never collided: {outcomes}")
+
+
+async def test_a_replica_drawn_while_its_unit_asks_for_more_is_not_born_twice(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """An answer that wants a second voice looks for the second lane just when somebody draws it."""
+    campaign = await engine.campaign(replication=2)
+    await engine.images(campaign, 1)
+    one, two = await engine.host(), await engine.host()
+    [unit] = await engine.lease(one)
+    looks: list[str] = []
+    read_shelves, read_leases = shelves.lanes_of, leases.of_units
+
+    async def watched_shelves(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        found = await read_shelves(tx, keys)
+        await between_looks("shelves")
+        return found
+
+    async def watched_leases(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lease]:
+        found = await read_leases(tx, keys)
+        await between_looks("leases")
+        return found
+
+    async def between_looks(name: str) -> None:
+        """The return reads leases once before it judges; the second look begins to widen the unit."""
+        looks.append(name)
+        if len(looks) == 2:
+            assert await engine.lease(two)
+
+    monkeypatch.setattr(shelves, "lanes_of", watched_shelves)
+    monkeypatch.setattr(leases, "of_units", watched_leases)
+    await engine.give(one, {key_of(unit): caption(5)})
+
+    assert len(looks) == 3
+    assert await engine.fetch("SELECT lane, user_id FROM leases") == [(1, two.user_id)]
+    assert await engine.value("SELECT count(*) FROM ready") == 0
