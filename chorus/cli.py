@@ -80,6 +80,20 @@ def demo(
     raise typer.Exit(0 if sound else 1)
 
 
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="What to measure: engine.")] = "engine",
+    quick: Annotated[bool, typer.Option(help="Small and short.")] = False,
+) -> None:
+    """Measure this machine: a table, and JSON as the last line."""
+    from chorus.bench import engine
+    from chorus.operator import give_up
+
+    if what != "engine":
+        give_up("bench_unknown", f"There is no bench '{what}'. There is: engine.")
+    engine.run(quick=quick)
+
+
 def main() -> None:
     """Entry point."""
     app()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -79,6 +80,18 @@ class Child:
         except (TimeoutError, ValueError) as error:
             self.kill()
             raise StartError(f"{self.name} did not start. Its log ends with:\n{self._log_end()}") from error
+
+    def converse(self, said: bytes) -> dict[str, Any]:
+        """Says a line to the process and waits for its next line of JSON (in a thread)."""
+        if self._process is None or self._process.stdin is None or self._process.stdout is None:
+            raise StartError(f"{self.name} has nobody to talk to")
+        self._process.stdin.write(said)
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise StartError(f"{self.name} ended early. Its log ends with:\n{self._log_end()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     async def ended(self) -> int:
         """Waits for the process's end and gives its exit status."""

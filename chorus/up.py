@@ -151,7 +151,7 @@ def _write_address(settings: Settings) -> None:
 
 
 def as_reached(settings: Settings, **given: object) -> Settings:
-    """The settings with the address of the coordinator that is up on this data folder, but for what is given."""
+    """The settings, with the address of the coordinator that is up here where none is given."""
     try:
         known = json.loads((settings.data / ADDRESS).read_text("utf-8"))
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from captions.consensus import Quorum
-from captions.perspective import Perspective, PerspectiveError
+from captions.perspective import Perspective
 from coordinator.errors import OperatorError
 from protos.tier import Tier
 
@@ -30,7 +30,7 @@ class Policy(BaseModel):
     moderation: Literal["none", "all"] = "none"
     licenses: tuple[str, ...] = ()
     output_license: str = "CC0-1.0"
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
 
     @model_validator(mode="after")
     def _voices_suffice(self) -> Self:
@@ -49,13 +49,18 @@ class Policy(BaseModel):
 
 
 class PerspectiveUse(BaseModel):
-    """One perspective of a campaign: a file or built-in name, who can run it, what it earns."""
+    """One perspective of a campaign: a file or built-in name (which may stand alone), its tier and credit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     perspective: str
     tier: str = "cpu"
     credit: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, written: object) -> object:
+        return {"perspective": written} if isinstance(written, str) else written
 
     @field_validator("tier")
     @classmethod
@@ -69,12 +74,8 @@ class CampaignFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-    perspectives: Annotated[tuple[str | PerspectiveUse, ...], Field(min_length=1, max_length=64)]
+    perspectives: Annotated[tuple[PerspectiveUse, ...], Field(min_length=1, max_length=64)]
     policy: Policy = Policy()
-
-    def uses(self) -> tuple[PerspectiveUse, ...]:
-        """The perspectives, each with its tier and credit."""
-        return tuple(PerspectiveUse(perspective=p) if isinstance(p, str) else p for p in self.perspectives)
 
 
 def read_campaign(path: Path) -> tuple[CampaignFile, list[tuple[PerspectiveUse, Perspective]]]:
@@ -84,16 +85,25 @@ def read_campaign(path: Path) -> tuple[CampaignFile, list[tuple[PerspectiveUse, 
     """
     try:
         written = CampaignFile.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise OperatorError("campaign_file_invalid", f"{path}: {error}") from error
     except ValidationError as error:
         raise OperatorError("campaign_file_invalid", f"{path}: {_first_fault(error)}") from error
-    return written, [(use, _perspective(path.parent, use.perspective)) for use in written.uses()]
+    return written, [(use, _perspective(path.parent, use.perspective)) for use in written.perspectives]
 
 
 def _perspective(folder: Path, name: str) -> Perspective:
-    built_in = re.fullmatch(r"[a-z0-9_]+", name) is not None
-    path = BUILT_IN / f"{name}.json" if built_in else folder / name
+    if re.fullmatch(r"[a-z0-9_]+", name):
+        return builtin(name)
+    return _read_perspective(folder / name)
+
+
+def builtin(name: str) -> Perspective:
+    """A perspective that comes with Chorus. Raises OperatorError("perspective_invalid") for another name."""
+    return _read_perspective(BUILT_IN / f"{name}.json")
+
+
+def _read_perspective(path: Path) -> Perspective:
     try:
         return Perspective.parse(path.read_bytes())
     except FileNotFoundError as error:
@@ -101,7 +111,7 @@ def _perspective(folder: Path, name: str) -> Perspective:
         raise OperatorError(
             "perspective_invalid", f"There is no perspective {path}. Name a .json file, or one of: {known}."
         ) from error
-    except (OSError, PerspectiveError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a PerspectiveError, or a path that cannot be one
         raise OperatorError("perspective_invalid", f"{path}: {error}") from error
 
 

@@ -186,7 +186,7 @@ async def _create(plan: Plan, images: Path, settings: Settings, db: Database) ->
 async def _watch(
     db: Database, roles: Sequence[Role], volunteers: Mapping[str, Child], console: Console
 ) -> None:
-    """Shows the status until every unit is settled and booked; kills whom the cast says once they hold work."""
+    """Shows the status until all is settled and booked; kills whom the cast says once they hold work."""
     to_kill = [role for role in roles if role.killed]
     notes: list[str] = []
     changed, last = time.monotonic(), (-1, -1)
