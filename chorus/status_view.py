@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -40,7 +41,7 @@ def status_table(status: dict[str, Any]) -> RenderableType:
         return (
             "There is no campaign yet. Describe one in a file, then: chorus admin campaign create FILE.toml"
         )
-    table = Table(title="Campaigns", title_justify="left")
+    table = Table(title="Campaigns", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("campaign")
     for heading in ("images", "units", "open", "leased", "accepted", "exhausted", "results", "done"):
         table.add_column(heading, justify="right")
