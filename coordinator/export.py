@@ -37,8 +37,9 @@ async def export(db: Database, campaign: CampaignRow, folder: Path, now: datetim
             line = json.dumps(dataset_line(row), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
             digest.update(line)
             file.write(line)
-            images.add(row.hash)
-            licenses[row.license or "unknown"] += 1
+            if row.hash not in images:
+                images.add(row.hash)
+                licenses[row.license or "unknown"] += 1
             count += 1
         file.flush()
         os.fsync(file.fileno())

@@ -74,6 +74,7 @@ class Identity:
         user_name, host_name = _name(request.user_name), _name(request.host_name)
 
         async def body(tx: Transaction) -> work_pb2.EnrolResponse:
+            await hosts.guard_key(tx, request.public_key)
             known = await hosts.host_by_key(tx, request.public_key)
             if known is None:
                 await self._admit(tx, request, user_name, host_name, tier)
@@ -99,7 +100,7 @@ class Identity:
             )
         user_id, tier_cap = spent
         if user_id is None:
-            suffix = request.public_key.hex()[:6]
+            suffix = request.public_key.hex()
             user_id, _ = await hosts.add_user(tx, user_name, suffix, "volunteer", now)
         await hosts.add_host(tx, user_id, host_name, request.public_key, min(tier_cap, tier), now)
 

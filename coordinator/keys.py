@@ -91,7 +91,7 @@ def _server_certificate(
 ) -> None:
     wanted = [_general_name(name) for name in (PRIVATE_SERVER_NAME, *names)]
     path = folder / "server.pem"
-    if path.exists() and _still_good(path.read_bytes(), wanted, now):
+    if path.exists() and (folder / "server.key").exists() and _still_good(path.read_bytes(), wanted, now):
         return
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, PRIVATE_SERVER_NAME)])
@@ -152,7 +152,8 @@ def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     unfinished = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    unfinished.unlink(missing_ok=True)  # what a crash or somebody else left may be open to others
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -120,7 +120,7 @@ class Returns:
             await self._write(tx, caller, batch, scene, outcome, readings, now)
             return outcome
 
-        outcome = await self._db.transaction("return", body)
+        outcome = await self._db.transaction("return", body, pipelined=True)
         for key in outcome.rows:
             reading = readings[key]
             if reading.features is not None:

@@ -124,10 +124,12 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         self, request: work_pb2.RenewRequest, context: Context[Any, Any]
     ) -> work_pb2.RenewResponse:
         """Extends leases and says which to stop."""
-        renewed = await self.work.renew(self._caller(context), _keys(request.units))
-        return work_pb2.RenewResponse(
-            renewed=map(_ref, renewed.renewed), stop=map(_ref, renewed.stop), lease_s=renewed.lease_s
-        )
+        keys = _keys(request.units)
+        renewed = await self.work.renew(self._caller(context), keys)
+        response = work_pb2.RenewResponse(lease_s=renewed.lease_s)
+        for ref, key in zip(request.units, keys, strict=True):
+            (response.renewed if key in renewed.keys else response.stop).append(ref)
+        return response
 
     @answered
     async def Release(  # noqa: N802 - as above
@@ -265,10 +267,9 @@ def _in_range(key: Key) -> Key:
     return key if key[0] < 2**31 and key[1] < 2**63 else (0, 0)
 
 
-def _ref(key: Key) -> work_pb2.UnitRef:
-    return work_pb2.UnitRef(campaign_id=key[0], unit_id=key[1])
-
-
 def _words(text: str) -> str:
     """Somebody else's words, fit to be stored and shown."""
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_WORDS]).strip()
+    text = text[:MAX_WORDS]
+    if text.isprintable():
+        return text.strip()
+    return "".join(c if c.isprintable() else " " for c in text).strip()

@@ -16,15 +16,16 @@ class Scheduler:
         self._rng = rng
         self._shelves: list[Shelf] = []
         self._served: defaultdict[int, int] = defaultdict(int)
+        self._floor = 0
         self._refreshed = asyncio.Event()
 
     def show(self, shelves: Sequence[Shelf]) -> None:
         """Takes a new picture of the shelves and wakes those who wait for one."""
         before = {shelf.campaign_id for shelf in self._shelves}
-        floor = min((self._served[campaign_id] for campaign_id in before), default=0)
+        self._floor = min((self._served[campaign_id] for campaign_id in before), default=self._floor)
         for campaign_id in {shelf.campaign_id for shelf in shelves} - before:
             # A campaign that had nothing for long must not take everything when it has something again.
-            self._served[campaign_id] = max(self._served[campaign_id], floor)
+            self._served[campaign_id] = max(self._served[campaign_id], self._floor)
         self._shelves = list(shelves)
         self._refreshed.set()
         self._refreshed = asyncio.Event()

@@ -32,10 +32,9 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Which leases go on, and which units the host should stop working on."""
+    """The leases that go on for `lease_s` seconds; whatever else was asked for is to be stopped."""
 
-    renewed: list[Key]
-    stop: list[Key]
+    keys: set[Key]
     lease_s: int
 
 
@@ -96,18 +95,18 @@ class Work:
                     )
             return drawn
 
-        return Leased(await self._db.transaction("lease", body), policy.lease_s)
+        drawn = await self._db.transaction("lease", body, pipelined=True)
+        return Leased(drawn, policy.lease_s)
 
     async def renew(self, caller: Caller, keys: Sequence[Key]) -> Renewed:
-        """Extends the caller's leases; units that are settled, or not the caller's, are to be stopped."""
+        """Extends the caller's leases on open units."""
         found = [await self._campaigns.find(campaign_id) for campaign_id in {key[0] for key in keys}]
         lease_s = min((campaign.policy.lease_s for campaign in found if campaign is not None), default=0)
         deadline = self._clock() + timedelta(seconds=lease_s)
         moved = await self._db.transaction(
             "renew", lambda tx: leases.renew(tx, caller.host_id, sorted(set(keys)), deadline)
         )
-        wanted = list(dict.fromkeys(keys))
-        return Renewed([k for k in wanted if k in moved], [k for k in wanted if k not in moved], lease_s)
+        return Renewed(moved, lease_s)
 
     async def release(self, caller: Caller, keys: Sequence[Key], reason: str) -> int:
         """Puts the caller's replicas back on their shelves, as nobody's error; gives how many."""

@@ -1,7 +1,6 @@
 """An invite: one line of text that carries all that a volunteer's client needs to join."""
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
 from typing import Self
@@ -42,9 +41,17 @@ class Invite:
         try:
             fields = json.loads(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
             addresses, token, ca = fields["a"], fields["t"], fields.get("c")
-            if not isinstance(token, str) or not addresses or not all(isinstance(a, str) for a in addresses):
+            if (
+                not isinstance(addresses, list)
+                or not addresses
+                or not all(map(_is_word, (*addresses, token)))
+            ):
                 raise TypeError("fields of the wrong type")
             ca_der = None if ca is None else base64.b64decode(ca, validate=True)
-        except (binascii.Error, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InviteError("The invite is damaged. Copy the whole line that you were given.") from error
         return cls(tuple(addresses), token, ca_der)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.encode())

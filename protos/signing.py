@@ -6,7 +6,7 @@ messages share bytes and neither side depends on how protobuf happens to seriali
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -14,12 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from protos import work_pb2
 
 
-def _digest(domain: str, fields: Iterable[bytes]) -> bytes:
-    hasher = hashlib.sha256(domain.encode())
-    for field in fields:
-        hasher.update(struct.pack(">I", len(field)))
-        hasher.update(field)
-    return hasher.digest()
+def _digest(domain: str, fields: Sequence[bytes]) -> bytes:
+    prefixed = [part for field in fields for part in (struct.pack(">I", len(field)), field)]
+    return hashlib.sha256(domain.encode() + b"".join(prefixed)).digest()
 
 
 def enrolment(challenge: bytes, invite_token: str, public_key: bytes) -> bytes:

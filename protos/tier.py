@@ -27,4 +27,4 @@ class Tier(IntEnum):
             if tier.label == label.strip().lower():
                 return tier
         legal = ", ".join(tier.label for tier in cls)
-        raise ValueError(f"'{label}' is not a tier; the tiers are {legal}")
+        raise ValueError(f"'{label[:20]}' is not a tier; the tiers are {legal}")

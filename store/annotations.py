@@ -106,8 +106,8 @@ async def book_settled(tx: Transaction, limit: int, now: datetime) -> int:
 
 BOOK_SETTLED = """
 WITH taken AS (
-    DELETE FROM settled WHERE (campaign_id, unit_id) IN (
-        SELECT campaign_id, unit_id FROM settled ORDER BY 1, 2 LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+    DELETE FROM settled WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM settled ORDER BY campaign_id, unit_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     RETURNING campaign_id, unit_id
 ), unit AS (
     SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.state, u.canonical_user_id, u.verdict,

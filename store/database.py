@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 MINIMUM_SERVER = 170_000
 ATTEMPTS = 5
+RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 RawConnection = psycopg.AsyncConnection[Any]
 T = TypeVar("T")
@@ -52,11 +53,14 @@ class Database:
         )
         return cls(engine)
 
-    async def transaction(self, name: str, body: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transaction(
+        self, name: str, body: Callable[[Transaction], Awaitable[T]], *, pipelined: bool = False
+    ) -> T:
         """Runs `body` in one transaction, again where PostgreSQL asks for it (deadlock, serialisation).
 
         `body` must bear being run again: it may change nothing but the database. `name` is for people
-        who read `pg_stat_activity` or an error.
+        who read an error. With `pipelined`, statements on `raw` whose rows nobody fetches travel with the
+        next one that is fetched, or with the commit; `sql` must not be used.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -64,15 +68,16 @@ class Database:
                     raw = (await connection.get_raw_connection()).driver_connection
                     if raw is None:
                         raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
-                    return await body(Transaction(connection, raw))
-            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
-                if attempt == ATTEMPTS - 1:
-                    error.add_note(f"in transaction {name}, after {ATTEMPTS} attempts")
-                    raise
-            except DBAPIError as error:
-                retryable = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-                if attempt == ATTEMPTS - 1 or not isinstance(error.orig, retryable):
-                    error.add_note(f"in transaction {name}")
+                    if not pipelined:
+                        return await body(Transaction(connection, raw))
+                    async with raw.pipeline():
+                        value = await body(Transaction(connection, raw))
+                        await raw.commit()
+                        return value
+            except (psycopg.Error, DBAPIError) as error:
+                reason = error.orig if isinstance(error, DBAPIError) else error
+                if attempt == ATTEMPTS - 1 or not isinstance(reason, RETRIED):
+                    error.add_note(f"in transaction {name}, attempt {attempt + 1}")
                     raise
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 (jitter, no secret)
         raise AssertionError("unreachable: the last attempt returns or raises")

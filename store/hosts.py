@@ -79,9 +79,14 @@ async def ensure_user(tx: Transaction, name: str, role: str, now: datetime) -> i
     return int((await tx.sql.execute(sa.select(users.c.id).where(users.c.name == name))).scalar_one())
 
 
+async def guard_key(tx: Transaction, public_key: bytes) -> None:
+    """Until this transaction ends nobody else enrols this key, so that who asks twice is one host."""
+    await tx.raw.execute("SELECT pg_advisory_xact_lock(7382, hashtext(encode(%s, 'hex')))", (public_key,))
+
+
 async def add_user(tx: Transaction, name: str, suffix: str, role: str, now: datetime) -> tuple[int, str]:
-    """Makes a user under `name`, or under `name-suffix` where that is taken; gives (id, name)."""
-    for wanted in (name, f"{name}-{suffix}"):
+    """Makes a user under `name`, where that is taken with (the start of) `suffix`; gives (id, name)."""
+    for wanted in (name, f"{name}-{suffix[:6]}", f"{name}-{suffix}"):
         statement = insert(users).values(name=wanted, role=role, created_at=now).on_conflict_do_nothing()
         user_id = (await tx.sql.execute(statement.returning(users.c.id))).scalar_one_or_none()
         if user_id is not None:
@@ -105,8 +110,8 @@ async def host_by_key(tx: Transaction, public_key: bytes) -> HostRow | None:
 
 
 async def host_by_id(tx: Transaction, host_id: int) -> HostRow | None:
-    """The host of this id."""
-    return await _host(tx, hosts.c.id == host_id)
+    """The host of this id; an id beyond the database's integers is nobody's."""
+    return None if host_id >= 2**63 else await _host(tx, hosts.c.id == host_id)
 
 
 async def _host(tx: Transaction, where: sa.ColumnElement[bool]) -> HostRow | None:

@@ -91,7 +91,7 @@ async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lea
 
 OF_UNITS = """
 SELECT l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, l.deadline
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN leases l ON l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.unit_id
 """
 
@@ -102,7 +102,7 @@ async def answered(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]
 
 
 ANSWERED = """
-DELETE FROM leases l USING unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS done (campaign_id, unit_id)
+DELETE FROM leases l USING unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS done (campaign_id, unit_id)
 WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.host_id = %(host)s
 """
 
@@ -119,8 +119,8 @@ async def end(tx: Transaction, endings: Sequence[Ending], now: datetime) -> None
 END = """
 WITH ended AS (
     DELETE FROM leases l
-    USING unnest(%(campaign_id)s::int[], %(unit_id)s::bigint[], %(lane)s::smallint[], %(ending)s::text[],
-                 %(detail)s::text[]) AS e (campaign_id, unit_id, lane, ending, detail)
+    USING unnest(%(campaign_id)b::int[], %(unit_id)b::bigint[], %(lane)b::smallint[], %(ending)b::text[],
+                 %(detail)b::text[]) AS e (campaign_id, unit_id, lane, ending, detail)
     WHERE l.campaign_id = e.campaign_id AND l.unit_id = e.unit_id AND l.lane = e.lane
     RETURNING l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, e.ending, e.detail
 )
@@ -139,7 +139,7 @@ async def renew(
 
 RENEW = """
 UPDATE leases l SET deadline = %(deadline)s
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS held (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS held (campaign_id, unit_id)
 JOIN units u ON u.campaign_id = held.campaign_id AND u.id = held.unit_id AND u.state = 'open'
 WHERE l.campaign_id = held.campaign_id AND l.unit_id = held.unit_id AND l.host_id = %(host)s
 RETURNING l.campaign_id, l.unit_id
@@ -171,7 +171,7 @@ async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLea
 
 PAST = """
 SELECT p.campaign_id, p.unit_id, p.lane, p.host_id, p.ending, p.detail
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN past_leases p ON p.campaign_id = wanted.campaign_id AND p.unit_id = wanted.unit_id
 ORDER BY p.id
 """

@@ -88,9 +88,9 @@ ADD = """
 INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit,
                     created_at)
 SELECT e.*, %(now)s
-FROM unnest(%(campaign_id)s::int[], %(unit_id)s::bigint[], %(user_id)s::bigint[], %(host_id)s::bigint[],
-            %(perspective_id)s::smallint[], %(model)s::text[], %(judgement)s::text[],
-            %(credit)s::float8[]) AS e
+FROM unnest(%(campaign_id)b::int[], %(unit_id)b::bigint[], %(user_id)b::bigint[], %(host_id)b::bigint[],
+            %(perspective_id)b::smallint[], %(model)b::text[], %(judgement)b::text[],
+            %(credit)b::float8[]) AS e
 ON CONFLICT DO NOTHING
 """
 

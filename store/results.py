@@ -85,10 +85,14 @@ class VoiceRow:
 
 async def add_return(tx: Transaction, host_id: int, hashes: bytes, signature: bytes, now: datetime) -> int:
     """Keeps a signed batch (`hashes`: 32 bytes a result, in order) and gives its id."""
-    statement = sa.insert(returns).values(
-        host_id=host_id, hashes=hashes, signature=signature, received_at=now
+    found = await tx.raw.execute(
+        "INSERT INTO returns (host_id, hashes, signature, received_at) VALUES (%s, %s, %s, %s) RETURNING id",
+        (host_id, hashes, signature, now),
     )
-    return int((await tx.sql.execute(statement.returning(returns.c.id))).scalar_one())
+    row = await found.fetchone()
+    if row is None:
+        raise LookupError("a return that was just added has an id")
+    return int(row[0])
 
 
 async def add(tx: Transaction, return_id: int, rows: Sequence[NewResult], now: datetime) -> None:
@@ -104,10 +108,10 @@ ADD = """
 INSERT INTO results (campaign_id, unit_id, user_id, lane, host_id, hash, body, answer, model, endpoint, seed,
                      elapsed_ms, late, leased_at, return_id, returned_at)
 SELECT r.*, %(return_id)s, %(now)s
-FROM unnest(%(campaign_id)s::int[], %(unit_id)s::bigint[], %(user_id)s::bigint[], %(lane)s::smallint[],
-            %(host_id)s::bigint[], %(hash)s::bytea[], %(body)s::bytea[], %(answer)s::jsonb[],
-            %(model)s::text[], %(endpoint)s::text[], %(seed)s::bigint[], %(elapsed_ms)s::int[],
-            %(late)s::bool[], %(leased_at)s::timestamptz[]) AS r
+FROM unnest(%(campaign_id)b::int[], %(unit_id)b::bigint[], %(user_id)b::bigint[], %(lane)b::smallint[],
+            %(host_id)b::bigint[], %(hash)b::bytea[], %(body)b::bytea[], %(answer)b::jsonb[],
+            %(model)b::text[], %(endpoint)b::text[], %(seed)b::bigint[], %(elapsed_ms)b::int[],
+            %(late)b::bool[], %(leased_at)b::timestamptz[]) AS r
 """
 
 
@@ -122,7 +126,7 @@ async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Voi
 OF_UNITS = """
 SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, r.lane, r.hash,
        COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb) AS answer, r.model, r.late
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN results r ON r.campaign_id = wanted.campaign_id AND r.unit_id = wanted.unit_id
 ORDER BY r.campaign_id, r.unit_id, r.returned_at, r.user_id
 """

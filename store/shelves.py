@@ -106,8 +106,8 @@ async def draw(
     """Moves at most `want` replicas from a shelf into leases of `holder`, from (block, shuffle) `start` on.
 
     No replica goes to two callers, and none to a user who holds or has answered its unit. With
-    `next_lane` each unit's following lane is born. A replica of a unit that is no longer open leaves
-    its shelf and is not leased.
+    `next_lane` each unit's following lane is born, unless it was born before. A replica of a unit that is
+    no longer open, or whose lane is leased already, leaves its shelf and is not leased.
     """
     parameters = {
         "campaign": shelf.campaign_id,
@@ -152,13 +152,20 @@ WITH picked AS (
 ), leased AS (
     INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline)
     SELECT campaign_id, id, %(lane)s, %(host)s, %(user)s, %(now)s, %(deadline)s FROM wanted
+    ON CONFLICT (campaign_id, unit_id, lane) DO NOTHING
+    RETURNING unit_id
 ), born AS (
     INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
     SELECT campaign_id, perspective_id, tier, %(lane)s + 1, block, shuffle, id FROM wanted
     WHERE %(next_lane)s
+      AND (SELECT true FROM leases l WHERE l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.id
+           AND l.lane = %(lane)s + 1) IS NULL
+      AND (SELECT true FROM results s WHERE s.campaign_id = wanted.campaign_id AND s.unit_id = wanted.id
+           AND s.lane = %(lane)s + 1 LIMIT 1) IS NULL
     ON CONFLICT DO NOTHING
 )
-SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, image_hash, params, signature FROM wanted
+SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, image_hash, params, signature
+FROM wanted JOIN leased ON unit_id = id
 ORDER BY id
 """
 
@@ -185,8 +192,8 @@ async def put(tx: Transaction, replicas: Sequence[Replica]) -> None:
 
 PUT = """
 INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-SELECT * FROM unnest(%(campaign_id)s::int[], %(perspective_id)s::smallint[], %(tier)s::smallint[],
-                     %(lane)s::smallint[], %(block)s::int[], %(shuffle)s::int[], %(unit_id)s::bigint[])
+SELECT * FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
+                     %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[])
 ON CONFLICT DO NOTHING
 """
 
@@ -200,7 +207,7 @@ async def lanes_of(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tup
 
 LANES_OF = """
 SELECT r.campaign_id, r.unit_id, r.lane
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
 CROSS JOIN generate_series(0, 31) AS possible (lane)
 JOIN ready r ON r.campaign_id = u.campaign_id AND r.perspective_id = u.perspective_id AND r.tier = u.tier
@@ -217,8 +224,8 @@ async def remove(tx: Transaction, replicas: Sequence[Replica]) -> None:
 
 REMOVE = """
 DELETE FROM ready r
-USING unnest(%(campaign_id)s::int[], %(perspective_id)s::smallint[], %(tier)s::smallint[],
-             %(lane)s::smallint[], %(block)s::int[], %(shuffle)s::int[], %(unit_id)s::bigint[])
+USING unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
+             %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[])
     AS gone (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
 WHERE r.campaign_id = gone.campaign_id AND r.perspective_id = gone.perspective_id AND r.tier = gone.tier
   AND r.lane = gone.lane AND r.block = gone.block AND r.shuffle = gone.shuffle AND r.unit_id = gone.unit_id

@@ -128,11 +128,11 @@ BIRTH = """
 WITH born AS (
     INSERT INTO units (campaign_id, id, kind, perspective_id, content_id, task_version, ordinal, tier,
                        block, shuffle, image_hash, params, signature, created_at)
-    SELECT * FROM unnest(%(campaign_id)s::int[], %(id)s::bigint[], %(kind)s::text[],
-                         %(perspective_id)s::smallint[], %(content_id)s::bigint[],
-                         %(task_version)s::smallint[], %(ordinal)s::smallint[], %(tier)s::smallint[],
-                         %(block)s::int[], %(shuffle)s::int[], %(image_hash)s::bytea[], %(params)s::text[],
-                         %(signature)s::bytea[], %(created_at)s::timestamptz[])
+    SELECT * FROM unnest(%(campaign_id)b::int[], %(id)b::bigint[], %(kind)b::text[],
+                         %(perspective_id)b::smallint[], %(content_id)b::bigint[],
+                         %(task_version)b::smallint[], %(ordinal)b::smallint[], %(tier)b::smallint[],
+                         %(block)b::int[], %(shuffle)b::int[], %(image_hash)b::bytea[], %(params)b::text[],
+                         %(signature)b::bytea[], %(created_at)b::timestamptz[])
     ON CONFLICT DO NOTHING
     RETURNING campaign_id, perspective_id, tier, block, shuffle, id
 ), shelved AS (
@@ -153,7 +153,7 @@ async def lock(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[LockedU
 LOCK = """
 SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.tier, u.block, u.shuffle, u.state,
        u.canonical_user_id
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
 ORDER BY u.campaign_id, u.id
 FOR NO KEY UPDATE OF u
@@ -168,7 +168,7 @@ async def facts(tx: Transaction, keys: Sequence[tuple[int, int]]) -> dict[tuple[
 
 FACTS = """
 SELECT u.campaign_id, u.id, u.perspective_id, u.content_id
-FROM unnest(%(campaigns)s::int[], %(units)s::bigint[]) AS wanted (campaign_id, unit_id)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
 """
 
@@ -190,8 +190,8 @@ async def settle(tx: Transaction, settlements: Sequence[Settlement], now: dateti
 
 SETTLE = """
 WITH verdicts AS (
-    SELECT * FROM unnest(%(campaigns)s::int[], %(units)s::bigint[], %(states)s::text[],
-                         %(canonicals)s::bigint[], %(verdicts)s::jsonb[])
+    SELECT * FROM unnest(%(campaigns)b::int[], %(units)b::bigint[], %(states)b::text[],
+                         %(canonicals)b::bigint[], %(verdicts)b::jsonb[])
         AS v (campaign_id, unit_id, state, canonical, verdict)
 ), closed AS (
     UPDATE units u SET state = v.state, canonical_user_id = v.canonical, verdict = v.verdict,

@@ -35,7 +35,7 @@ needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="../shared/data/de
 METADATA_MARKS = (b"Exif", b"GPS", b"http://ns.adobe.com", b"ICC_PROFILE", b"Photoshop", b"secret")
 
 
-def saved(picture: Image.Image, image_format: str, **options: Any) -> bytes:  # noqa: ANN401  # as Pillow takes them
+def saved(picture: Image.Image, image_format: str, **options: Any) -> bytes:  # as Pillow takes them
     file = io.BytesIO()
     picture.save(file, image_format, **options)
     return file.getvalue()

@@ -122,7 +122,7 @@ def test_an_unreadable_subfolder_is_told_and_the_rest_is_read(folder: Path, monk
     put(folder, "a.jpg", "closed/b.jpg", "open/c.jpg")
     real = os.scandir
 
-    def guarded(path: str) -> Any:  # noqa: ANN401  # os.scandir's own iterator
+    def guarded(path: str) -> Any:  # os.scandir's own iterator
         if path.endswith("closed"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)

@@ -1,0 +1,194 @@
+"""Hot statements find their rows by index, planned as in the server: prepared, and for any values."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import in_database
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from store import annotations, leases, ledger, results, shelves, units
+
+HOT = {"units", "ready", "leases", "results", "ledger", "settled", "past_leases"}
+PARTIAL = {"ix_ledger_unfolded"}  # these hold none but the rows that are wanted
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+FILL = """
+INSERT INTO users (name, role, created_at) SELECT 'u' || n, 'volunteer', now() FROM generate_series(1, 50) n;
+INSERT INTO hosts (user_id, name, public_key, tier_cap, created_at)
+    SELECT n, 'h', sha256(n::text::bytea), 6, now() FROM generate_series(1, 50) n;
+INSERT INTO campaigns (name, policy, created_at)
+    SELECT 'c' || n, '{"moderation": "none"}', now() FROM generate_series(1, 3) n;
+INSERT INTO tasks SELECT c, p, 'p' || p, '1', sha256(''), '', 0, 1
+    FROM generate_series(1, 3) c, generate_series(1, 2) p;
+INSERT INTO annotation_sources (name, annotation_schema, created_at)
+    SELECT 'c' || c || '/p' || p || '/1', '{}', now() FROM generate_series(1, 3) c, generate_series(1, 2) p;
+INSERT INTO contents (hash, derivative_hash, phash, filename, url, width, height, format, size, meta,
+                      created_at)
+    SELECT sha256(n::text::bytea), sha256(n::text::bytea), n, n, n, 1, 1, 'jpeg', 1, '{}', now()
+    FROM generate_series(1, 10000) n;
+INSERT INTO units (campaign_id, id, kind, perspective_id, content_id, task_version, ordinal, tier, block,
+                   shuffle, image_hash, signature, created_at, state, canonical_user_id, settled_at, verdict)
+    SELECT c, c * 10000 + n, 'caption', 1 + n % 2, n, 1, 0, 0, n / 2000, n, sha256(''), '', now(),
+           CASE WHEN n <= 5000 THEN 'accepted' ELSE 'open' END, CASE WHEN n <= 5000 THEN 1 END,
+           CASE WHEN n <= 5000 THEN now() END, '{"confidence": 1, "judgements": {}}'
+    FROM generate_series(1, 3) c, generate_series(1, 10000) n;
+INSERT INTO ready SELECT campaign_id, perspective_id, tier, 0, block, shuffle, id FROM units
+    WHERE state = 'open';
+INSERT INTO leases SELECT campaign_id, id, 1, 1 + id % 50, 1 + id % 50, now(), now() + interval '1 h'
+    FROM units WHERE state = 'open' AND id % 2 = 0;
+INSERT INTO past_leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, ended_at, ending, detail)
+    SELECT campaign_id, id, 1, 2, 2, now(), now(), 'expired', '' FROM units;
+INSERT INTO results SELECT campaign_id, id, 1, 0, 1, 1, sha256(''), '{"caption": "x"}', NULL, 'm', 'e', 0, 1,
+                           false, NULL, now() FROM units WHERE state = 'accepted';
+INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit, folded,
+                    created_at)
+    SELECT campaign_id, id, 1, 1, 1, 'm', 'agreed', 1, id % 100 > 0, now() FROM units
+    WHERE state = 'accepted';
+INSERT INTO settled SELECT campaign_id, id FROM units WHERE state = 'accepted';
+"""
+
+KEYS = {"campaigns": [1] * 32, "units": list(range(15_001, 15_033))}
+VERDICTS = {
+    "states": ["accepted"] * 32, "canonicals": [1] * 32, "verdicts": [Jsonb({})] * 32, "now": NOW
+}  # fmt: skip
+SHELF = {"campaign": 1, "perspective": 1, "tier": 0, "lane": 0, "block": 3, "shuffle": 7000}
+HOLDER = {"host": 7, "user": 7, "want": 64, "next_lane": True, "now": NOW, "deadline": NOW}
+PLACE = {"campaign_id": [1], "perspective_id": [1], "tier": [0], "lane": [0], "block": [3]}
+
+STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "shelves.DRAW": (shelves.DRAW, SHELF | HOLDER),
+    "shelves.WAITING": (shelves.WAITING, {}),
+    "shelves.LANES_OF": (shelves.LANES_OF, KEYS),
+    "shelves.REMOVE": (shelves.REMOVE, PLACE | {"shuffle": [7000], "unit_id": [17_000]}),
+    "units.LOCK": (units.LOCK, KEYS),
+    "units.FACTS": (units.FACTS, KEYS),
+    "units.SETTLE": (units.SETTLE, KEYS | VERDICTS),
+    "leases.OF_UNITS": (leases.OF_UNITS, KEYS),
+    "leases.ANSWERED": (leases.ANSWERED, KEYS | {"host": 7}),
+    "leases.RENEW": (leases.RENEW, KEYS | {"host": 7, "deadline": NOW}),
+    "leases.EXPIRED": (leases.EXPIRED, {"now": NOW, "limit": 2000}),
+    "leases.PAST": (leases.PAST, KEYS),
+    "results.OF_UNITS": (results.OF_UNITS, KEYS),
+    "ledger.FOLD": (ledger.FOLD, {"limit": 2000}),
+    "annotations.BOOK_SETTLED": (annotations.BOOK_SETTLED, {"limit": 2000, "now": NOW}),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: str) -> Iterator[str]:
+    """A database of 30,000 units whose statistics are known."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE planned TEMPLATE template_chorus STRATEGY file_copy")
+        url = in_database(postgres, "planned")
+        with psycopg.connect(url, autocommit=True) as filling:
+            filling.execute(FILL)
+            filling.execute("VACUUM ANALYZE")
+        yield url
+        connection.execute("DROP DATABASE planned WITH (FORCE)")
+
+
+@pytest.fixture
+def connection(filled: str) -> Iterator[psycopg.Connection]:
+    """A transaction that is rolled back, and whose prepared statements get generic plans."""
+    with psycopg.connect(filled) as opened:
+        opened.execute("SET plan_cache_mode = force_generic_plan")
+        yield opened
+        opened.rollback()
+
+
+def _plan(connection: psycopg.Connection, name: str) -> list[dict[str, Any]]:
+    """Every node of the plan of a statement, prepared by psycopg just as in the server."""
+    statement, parameters = STATEMENTS[name]
+    connection.execute(statement, parameters, prepare=True)
+    [(prepared,)] = connection.execute(
+        "SELECT name FROM pg_prepared_statements WHERE statement NOT LIKE '%%pg_prepared%%' "
+        "ORDER BY prepare_time DESC LIMIT 1",
+        prepare=False,
+    ).fetchall()
+    order = list(dict.fromkeys(re.findall(r"%\((\w+)\)[sbt]", statement)))
+    values = sql.SQL(", ").join(sql.Literal(parameters[parameter]) for parameter in order)
+    explain = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE {}").format(sql.Identifier(prepared))
+    if order:
+        explain += sql.SQL("({})").format(values)
+    [(explained,)] = connection.execute(explain, prepare=False).fetchall()
+    return list(_nodes(explained[0]["Plan"]))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+def _scanned(nodes: list[dict[str, Any]]) -> set[str]:
+    """Hot tables that are read from end to end: in their own order, or in an index's and then filtered."""
+    return {
+        node["Relation Name"]
+        for node in nodes
+        if node.get("Relation Name") in HOT
+        and (
+            node["Node Type"] == "Seq Scan"
+            or ("Filter" in node and "Index Cond" not in node and node.get("Index Name") not in PARTIAL)
+        )
+    }
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_hot_statement_reads_a_hot_table_from_end_to_end(connection: psycopg.Connection, name: str):
+    nodes = _plan(connection, name)
+    assert any(node.get("Relation Name") in HOT for node in nodes), "the plan touches nothing hot"
+    assert not _scanned(nodes), json.dumps(nodes[0], indent=1)
+
+
+def test_a_claim_walks_the_shelf_by_its_key_in_order(connection: psycopg.Connection):
+    nodes = _plan(connection, "shelves.DRAW")
+    [walk] = [node for node in nodes if node.get("Alias") == "r" and "ROW(" in node.get("Index Cond", "")]
+    assert (walk["Node Type"], walk["Index Name"]) == ("Index Scan", "pk_ready")
+    assert all(
+        f"{column} = " in walk["Index Cond"] for column in ("campaign_id", "perspective_id", "tier", "lane")
+    )
+    sorted_by = [key for node in nodes for key in node.get("Sort Key", ())]
+    assert not [key for key in sorted_by if key.startswith("r.")]
+
+
+def test_lapsed_leases_are_found_by_their_deadline(connection: psycopg.Connection):
+    [walk] = [node for node in _plan(connection, "leases.EXPIRED") if node.get("Relation Name") == "leases"]
+    assert walk["Index Name"] == "ix_leases_deadline"
+    assert "deadline <" in walk["Index Cond"]
+
+
+def test_generic_plans_are_what_was_looked_at(connection: psycopg.Connection):
+    _plan(connection, "units.LOCK")
+    planned = connection.execute(
+        "SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE %s",
+        ("%FOR NO KEY UPDATE%",),
+        prepare=False,
+    ).fetchone()
+    assert planned is not None
+    assert (planned[0] >= 2, planned[1]) == (True, 0)
+
+
+DEPENDS_ON = {
+    "shelves.DRAW": ("ALTER TABLE ready DROP CONSTRAINT pk_ready", "ready"),
+    "units.LOCK": ("ALTER TABLE units DROP CONSTRAINT pk_units CASCADE", "units"),
+    "leases.OF_UNITS": (
+        "ALTER TABLE leases DROP CONSTRAINT pk_leases, DROP CONSTRAINT uq_leases_one_per_user",
+        "leases",
+    ),
+    "results.OF_UNITS": ("ALTER TABLE results DROP CONSTRAINT pk_results", "results"),
+    "ledger.FOLD": ("DROP INDEX ix_ledger_unfolded", "ledger"),
+    "leases.PAST": ("DROP INDEX ix_past_leases_unit", "past_leases"),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDS_ON)
+def test_a_missing_index_would_be_seen(connection: psycopg.Connection, name: str):
+    drop, table = DEPENDS_ON[name]
+    connection.execute(drop)
+    assert table in _scanned(_plan(connection, name))
