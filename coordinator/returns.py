@@ -1,5 +1,6 @@
-"""The return command: answers and failures of one host, stored, judged and acknowledged."""
+"""The return command: answers and failures of hosts, stored, judged and acknowledged."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,17 +12,25 @@ from captions.background import Background
 from captions.perspective import Perspective, Refused
 from coordinator import validation
 from coordinator.campaigns import Campaigns
+from coordinator.combining import Combiner
+from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receive
 from coordinator.settlement import EndedLease, Key, by_unit, give_back, replica, settle, widen
 from coordinator.validation import MoreWanted, Settled
-from store import leases, ledger, results, shelves, units
+from store import leases, ledger, results, shelves
 from store.database import Database, Transaction
 from store.leases import Lease, PastLease
 from store.ledger import Entry
-from store.results import NewResult, VoiceRow
+from store.results import NewResult, NewReturn, VoiceRow
 from store.shelves import Replica
+from store.situation import lock_and_read
 from store.units import LockedUnit
+
+LANES = 3  # return transactions at once, per process
+CAPACITY = 256  # results that share one transaction
+IDS_AT_ONCE = 500
+REMEMBERED = 4096  # answers whose features are kept for when the next voice comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,16 @@ class Acknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class _Return:
+    """One call."""
+
+    caller: Caller
+    items: Sequence[Returned]
+    batch: SignedBatch
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Reading:
     """An answer as read before the transaction, with what judging it needs."""
 
@@ -77,8 +96,12 @@ class _Reading:
     fault: str
 
 
+Readings = Mapping[tuple[Key, bytes], _Reading]
+"""By unit and the hash of the result."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Scene:
+class _Situation:
     """All that the database knows of the returned units, read under their locks."""
 
     units: Mapping[Key, LockedUnit]
@@ -89,51 +112,75 @@ class _Scene:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What one return will write."""
+    """What the returns of one transaction will write."""
 
-    acks: list[Acknowledged] = field(default_factory=list)
-    rows: dict[Key, NewResult] = field(default_factory=dict)
+    acks: list[list[Acknowledged]] = field(default_factory=list)
+    batches: list[NewReturn] = field(default_factory=list)
+    rows: defaultdict[Key, list[NewResult]] = field(default_factory=lambda: defaultdict(list))
     ended: list[EndedLease] = field(default_factory=list)
+
+    def stored(self) -> list[NewResult]:
+        """Every answer that is kept."""
+        return [row for rows in self.rows.values() for row in rows]
 
 
 class Returns:
-    """The return command on one database."""
+    """The return command on one database. Calls that come together share a transaction."""
 
-    def __init__(self, db: Database, campaigns: Campaigns, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, db: Database, campaigns: Campaigns, facts: UnitFacts, clock: Callable[[], datetime]
+    ) -> None:
         self._db = db
         self._campaigns = campaigns
+        self._facts = facts
         self._clock = clock
+        self._ids: list[int] = []
+        self._heard: dict[bytes, Features] = {}
+        self._combined = Combiner(self._together, lanes=LANES, capacity=CAPACITY)
 
     async def __call__(
-        self, caller: Caller, returned: Sequence[Returned], batch: SignedBatch
+        self, caller: Caller, items: Sequence[Returned], batch: SignedBatch
     ) -> list[Acknowledged]:
         """Stores and judges; gives one acknowledgement per item, in order. All is durable when it returns.
 
         Sent again, it stores nothing twice and gives the same answers.
         """
-        readings = await self._read(returned)
+        if not self._ids:
+            self._ids = await self._db.transaction(
+                "return ids", lambda tx: results.reserve_return_ids(tx, IDS_AT_ONCE)
+            )
+        return await self._combined(_Return(caller, items, batch, self._ids.pop()), len(items))
+
+    async def _together(self, returns: Sequence[_Return]) -> list[list[Acknowledged]]:
+        readings = await self._read(returns)
+        keys = sorted({item.key for one in returns for item in one.items})
         now = self._clock()
 
         async def body(tx: Transaction) -> _Outcome:
-            scene = await self._look(tx, sorted({item.key for item in returned}))
-            outcome = _decide(caller, returned, readings, scene)
-            await self._write(tx, caller, batch, scene, outcome, readings, now)
+            rows = await lock_and_read(tx, keys)
+            situation = _Situation(
+                {(unit.campaign_id, unit.id): unit for unit in rows.units},
+                by_unit(rows.live),
+                by_unit(rows.past),
+                by_unit(rows.voices),
+            )
+            outcome = _Outcome()
+            for one in returns:
+                _decide(one, readings, situation, outcome)
+            await self._write(tx, situation, outcome, readings, now)
             return outcome
 
         outcome = await self._db.transaction("return", body, pipelined=True)
-        for key in outcome.rows:
-            reading = readings[key]
-            if reading.features is not None:
-                reading.background.add(reading.content_id, reading.features.tokens)
+        self._remember(outcome, readings)
         return outcome.acks
 
-    async def _read(self, returned: Sequence[Returned]) -> dict[Key, _Reading]:
+    async def _read(self, returns: Sequence[_Return]) -> Readings:
         """Reads answers against their tasks, before any lock is held."""
-        answers = [item for item in returned if isinstance(item, ReturnedAnswer)]
-        facts = await self._db.transaction("facts", lambda tx: units.facts(tx, [a.key for a in answers]))
-        readings = {}
+        answers = [item for one in returns for item in one.items if isinstance(item, ReturnedAnswer)]
+        facts = await self._facts.of([answer.key for answer in answers])
+        readings: dict[tuple[Key, bytes], _Reading] = {}
         for answer in answers:
-            if answer.key not in facts or answer.key in readings:
+            if answer.key not in facts:
                 continue
             perspective_id, content_id = facts[answer.key]
             campaign = await self._campaigns.find(answer.key[0])
@@ -141,123 +188,140 @@ class Returns:
                 continue
             perspective = campaign.tasks[perspective_id].task.perspective
             background = await self._campaigns.background(campaign.id, perspective_id)
+            content, words, fault = None, None, ""
             try:
                 content = decode_answer(answer.body, perspective)
+                words = features(content, perspective)
             except Refused as refused:
                 fault = f"{refused.code}: {refused.detail}"
-                reading = _Reading(perspective, content_id, background, None, None, fault)
-            else:
-                words = features(content, perspective)
-                reading = _Reading(perspective, content_id, background, content, words, "")
-            readings[answer.key] = reading
+            reading = _Reading(perspective, content_id, background, content, words, fault)
+            readings[answer.key, answer.hash] = reading
         return readings
-
-    async def _look(self, tx: Transaction, keys: Sequence[Key]) -> _Scene:
-        locked = await units.lock(tx, keys)
-        return _Scene(
-            units={(unit.campaign_id, unit.id): unit for unit in locked},
-            live=by_unit(await leases.of_units(tx, keys)),
-            past=by_unit(await leases.past(tx, keys)),
-            voices=by_unit(await results.of_units(tx, keys)),
-        )
 
     async def _write(
         self,
         tx: Transaction,
-        caller: Caller,
-        batch: SignedBatch,
-        scene: _Scene,
+        situation: _Situation,
         outcome: _Outcome,
-        readings: Mapping[Key, _Reading],
+        readings: Readings,
         now: datetime,
     ) -> None:
-        if outcome.rows:
-            return_id = await results.add_return(tx, caller.host_id, batch.hashes, batch.signature, now)
-            await results.add(tx, return_id, list(outcome.rows.values()), now)
-            await leases.answered(tx, caller.host_id, list(outcome.rows))
-            await shelves.remove(tx, _filled_places(scene, outcome))
-        await give_back(tx, outcome.ended, scene.units, self._campaigns, now)
-        ends, wider, entries = [], {}, [_failure(caller, scene, ended) for ended in outcome.ended]
-        for key, row in outcome.rows.items():
-            unit, reading = scene.units[key], readings[key]
-            if row.late:
-                entries += self._straggler(unit, row, reading, scene.voices[key])
+        stored = outcome.stored()
+        await results.add(tx, outcome.batches, stored, now)
+        await leases.answered(tx, [(row.campaign_id, row.unit_id, row.host_id) for row in stored])
+        await shelves.remove(tx, _filled_places(situation, stored))
+        await give_back(tx, outcome.ended, situation.units, self._campaigns, now)
+        ends, wider, entries = [], {}, [_failure(situation, ended) for ended in outcome.ended]
+        for key, rows in outcome.rows.items():
+            unit, voices = situation.units[key], situation.voices[key]
+            if unit.state != UnitState.OPEN:
+                entries += self._stragglers(unit, rows, readings, voices)
                 continue
-            match self._judge(unit, row, reading, scene.voices[key]):
+            match self._judge(unit, rows, readings, voices):
                 case Settled() as settled:
                     ends.append((unit, settled))
                 case MoreWanted(count):
-                    answered = {voice.lane for voice in scene.voices[key]} | {row.lane}
+                    answered = {voice.lane for voice in voices} | {row.lane for row in rows}
                     wider[key] = (unit, count, answered)
         await settle(tx, ends, now)
         await widen(tx, wider)
         await ledger.add(tx, entries, now)
 
     def _judge(
-        self, unit: LockedUnit, row: NewResult, reading: _Reading, voices: Sequence[VoiceRow]
+        self, unit: LockedUnit, rows: Sequence[NewResult], readings: Readings, voices: Sequence[VoiceRow]
     ) -> Settled | MoreWanted:
+        reading = readings[(unit.campaign_id, unit.id), rows[0].hash]
+        answers = {v.user_id: self._hear(v, reading.perspective) for v in voices if not v.late}
+        for row in rows:
+            words = readings[(unit.campaign_id, unit.id), row.hash].features
+            if words is not None:
+                answers[row.user_id] = words
         quorum = self._campaigns.need(unit.campaign_id).policy.quorum
-        answers = {v.user_id: features(v.answer, reading.perspective) for v in voices if not v.late}
-        if reading.features is not None:
-            answers[row.user_id] = reading.features
         return validation.judge(answers, unit.content_id, reading.background, quorum)
 
-    def _straggler(
-        self, unit: LockedUnit, row: NewResult, reading: _Reading, voices: Sequence[VoiceRow]
+    def _hear(self, voice: VoiceRow, perspective: Perspective) -> Features:
+        return self._heard.get(voice.hash) or features(voice.answer, perspective)
+
+    def _stragglers(
+        self, unit: LockedUnit, rows: Sequence[NewResult], readings: Readings, voices: Sequence[VoiceRow]
     ) -> list[Entry]:
-        """A late answer is judged against the canonical one, and earns or loses standing by it."""
+        """Late answers are judged against the canonical one, and earn or lose standing by it."""
         canonical = next((v for v in voices if v.user_id == unit.canonical_user_id), None)
-        if canonical is None or reading.features is None:
+        if canonical is None:
             return []
         campaign = self._campaigns.need(unit.campaign_id)
-        reference = features(canonical.answer, reading.perspective)
-        agrees = validation.agrees_with_canonical(
-            reading.features, reference, unit.content_id, reading.background, campaign.policy.quorum
-        )
-        credit = campaign.tasks[unit.perspective_id].row.credit if agrees else 0.0
-        judgement = "agreed" if agrees else "disagreed"
-        whose = (row.user_id, row.host_id, unit.perspective_id, row.model)
-        return [Entry(unit.campaign_id, unit.id, *whose, judgement, credit)]
+        credit = campaign.tasks[unit.perspective_id].row.credit
+        entries = []
+        for row in rows:
+            reading = readings[(unit.campaign_id, unit.id), row.hash]
+            if reading.features is not None:
+                agrees = validation.agrees_with_canonical(
+                    reading.features,
+                    self._hear(canonical, reading.perspective),
+                    unit.content_id,
+                    reading.background,
+                    campaign.policy.quorum,
+                )
+                whose = (row.user_id, row.host_id, unit.perspective_id, row.model)
+                judged = ("agreed", credit) if agrees else ("disagreed", 0.0)
+                entries.append(Entry(unit.campaign_id, unit.id, *whose, *judged))
+        return entries
+
+    def _remember(self, outcome: _Outcome, readings: Readings) -> None:
+        """Feeds the backgrounds, and keeps the features of answers whose units wait for another voice."""
+        for key, rows in outcome.rows.items():
+            for row in rows:
+                reading = readings[key, row.hash]
+                if reading.features is not None:
+                    reading.background.add(reading.content_id, reading.features.tokens)
+                    self._heard[row.hash] = reading.features
+        while len(self._heard) > REMEMBERED:
+            del self._heard[next(iter(self._heard))]
 
 
-def _decide(
-    caller: Caller, returned: Sequence[Returned], readings: Mapping[Key, _Reading], scene: _Scene
-) -> _Outcome:
-    """What becomes of each item; a second item for one unit gets what the first got."""
-    outcome = _Outcome()
+def _decide(one: _Return, readings: Readings, situation: _Situation, outcome: _Outcome) -> None:
+    """What becomes of each item of a call; a second item for one unit gets what the first got."""
     seen: dict[Key, Acknowledged] = {}
-    for item in returned:
+    acks = []
+    kept = len(outcome.stored())
+    for item in one.items:
         if item.key not in seen:
             match item:
                 case ReturnedAnswer():
-                    seen[item.key] = _decide_answer(caller, item, readings.get(item.key), scene, outcome)
+                    reading = readings.get((item.key, item.hash))
+                    seen[item.key] = _decide_answer(one, item, reading, situation, outcome)
                 case ReturnedFailure():
-                    seen[item.key] = _decide_failure(caller, item, scene, outcome)
+                    seen[item.key] = _decide_failure(one, item, situation, outcome)
                 case _:
                     assert_never(item)
-        outcome.acks.append(seen[item.key])
-    return outcome
+        acks.append(seen[item.key])
+    outcome.acks.append(acks)
+    if len(outcome.stored()) > kept:
+        batch = NewReturn(one.id, one.caller.host_id, one.batch.hashes, one.batch.signature)
+        outcome.batches.append(batch)
 
 
 def _decide_answer(
-    caller: Caller, item: ReturnedAnswer, reading: _Reading | None, scene: _Scene, outcome: _Outcome
+    one: _Return, item: ReturnedAnswer, reading: _Reading | None, situation: _Situation, outcome: _Outcome
 ) -> Acknowledged:
-    unit = scene.units.get(item.key)
-    held = _held(scene.live[item.key], caller)
-    before = [lease for lease in scene.past[item.key] if lease.host_id == caller.host_id]
-    earlier = next((v.hash for v in scene.voices[item.key] if v.user_id == caller.user_id), None)
+    caller, key = one.caller, item.key
+    unit = situation.units.get(key)
+    held = _held(situation.live[key], caller, outcome)
+    before = [lease for lease in situation.past[key] if lease.host_id == caller.host_id]
+    voices = [*situation.voices[key], *outcome.rows.get(key, ())]
+    earlier = next((voice.hash for voice in voices if voice.user_id == caller.user_id), None)
     state = None if unit is None else UnitState(unit.state)
     receipt = receive(Claim(state, held is not None, bool(before), earlier), item.hash)
     if receipt not in {Receipt.COUNTED, Receipt.LATE}:
-        return Acknowledged(item.key, receipt, _WORDS.get(receipt, ""))
+        return Acknowledged(key, receipt, _WORDS.get(receipt, ""))
     if reading is None or reading.content is None:
         fault = "unread" if reading is None else reading.fault
         if held is not None:
             outcome.ended.append(EndedLease(held, LeaseEnding.FAILED, fault))
-        return Acknowledged(item.key, Receipt.INVALID, fault)
-    outcome.rows[item.key] = NewResult(
-        campaign_id=item.key[0],
-        unit_id=item.key[1],
+        return Acknowledged(key, Receipt.INVALID, fault)
+    row = NewResult(
+        campaign_id=key[0],
+        unit_id=key[1],
         user_id=caller.user_id,
         lane=held.lane if held is not None else before[-1].lane,
         host_id=caller.host_id,
@@ -270,17 +334,20 @@ def _decide_answer(
         elapsed_ms=item.elapsed_ms,
         late=receipt is Receipt.LATE,
         leased_at=None if held is None else held.leased_at,
+        return_id=one.id,
     )
-    return Acknowledged(item.key, receipt)
+    outcome.rows[key].append(row)
+    return Acknowledged(key, receipt)
 
 
-def _decide_failure(caller: Caller, item: ReturnedFailure, scene: _Scene, outcome: _Outcome) -> Acknowledged:
-    held = _held(scene.live[item.key], caller)
+def _decide_failure(
+    one: _Return, item: ReturnedFailure, situation: _Situation, outcome: _Outcome
+) -> Acknowledged:
+    held = _held(situation.live[item.key], one.caller, outcome)
     if held is not None:
         outcome.ended.append(EndedLease(held, LeaseEnding.FAILED, item.reason))
         return Acknowledged(item.key, Receipt.FAILURE)
-    known = any(lease.host_id == caller.host_id for lease in scene.past[item.key])
-    if known:
+    if any(lease.host_id == one.caller.host_id for lease in situation.past[item.key]):
         return Acknowledged(item.key, Receipt.FAILURE)
     return Acknowledged(item.key, Receipt.NOT_LEASED, _WORDS[Receipt.NOT_LEASED])
 
@@ -292,21 +359,26 @@ _WORDS = {
 }
 
 
-def _held(live: Sequence[Lease], caller: Caller) -> Lease | None:
-    return next((lease for lease in live if lease.host_id == caller.host_id), None)
+def _held(live: Sequence[Lease], caller: Caller, outcome: _Outcome) -> Lease | None:
+    """The caller's live lease, unless an earlier call of the same transaction ends it."""
+    for lease in live:
+        if lease.host_id == caller.host_id and not any(ended.lease is lease for ended in outcome.ended):
+            return lease
+    return None
 
 
-def _filled_places(scene: _Scene, outcome: _Outcome) -> list[Replica]:
+def _filled_places(situation: _Situation, stored: Sequence[NewResult]) -> list[Replica]:
     """Where lapsed leases' replicas wait again although their answers came after all."""
     return [
-        replica(scene.units[key], row.lane)
-        for key, row in outcome.rows.items()
+        replica(situation.units[row.campaign_id, row.unit_id], row.lane)
+        for row in stored
         if row.leased_at is None and not row.late
     ]
 
 
-def _failure(caller: Caller, scene: _Scene, ended: EndedLease) -> Entry:
-    unit = scene.units[ended.lease.campaign_id, ended.lease.unit_id]
+def _failure(situation: _Situation, ended: EndedLease) -> Entry:
+    lease = ended.lease
+    unit = situation.units[lease.campaign_id, lease.unit_id]
     return Entry(
-        unit.campaign_id, unit.id, caller.user_id, caller.host_id, unit.perspective_id, "", "failed", 0.0
+        unit.campaign_id, unit.id, lease.user_id, lease.host_id, unit.perspective_id, "", "failed", 0.0
     )

@@ -13,6 +13,7 @@ import uvicorn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from coordinator.campaigns import Campaigns
+from coordinator.facts import UnitFacts
 from coordinator.identity import Identity
 from coordinator.images import ImageUrls, image_app
 from coordinator.keys import Keys, open_keys
@@ -50,7 +51,8 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     keys, rng = keys_of(settings), random.Random()  # noqa: S311 (order of work, no secret)
     db = Database.connect(database_url, pool_size=settings.pool)
     campaigns, scheduler = Campaigns(db, rng), Scheduler(rng)
-    work = Work(db, campaigns, scheduler, now)
+    facts = UnitFacts(db)
+    work = Work(db, campaigns, scheduler, facts, now)
     identity = Identity(db, keys, now)
     service = CoordinatorService(
         db=db,
@@ -58,7 +60,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         campaigns=campaigns,
         scheduler=scheduler,
         work=work,
-        returns=Returns(db, campaigns, now),
+        returns=Returns(db, campaigns, facts, now),
         keys=keys,
         urls=ImageUrls(settings.images_base, keys),
     )
@@ -139,7 +141,7 @@ async def upkeep(database_url: str) -> AsyncIterator[list[Job]]:
     db = Database.connect(database_url, pool_size=2)
     rng = random.Random()  # noqa: S311 (order of work, no secret)
     campaigns = Campaigns(db, rng)
-    work = Work(db, campaigns, Scheduler(rng), now)
+    work = Work(db, campaigns, Scheduler(rng), UnitFacts(db), now)
     listed = jobs(db, work, now)
     scheduler = AsyncIOScheduler(timezone=UTC)
     for job in listed:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from coordinator.campaigns import Campaign, Campaigns
+from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.lifecycle import LeaseEnding
 from coordinator.scheduler import Scheduler
@@ -42,10 +43,16 @@ class Work:
     """The commands, on one database."""
 
     def __init__(
-        self, db: Database, campaigns: Campaigns, scheduler: Scheduler, clock: Callable[[], datetime]
+        self,
+        db: Database,
+        campaigns: Campaigns,
+        scheduler: Scheduler,
+        facts: UnitFacts,
+        clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._campaigns = campaigns
+        self._facts = facts
         self._scheduler = scheduler
         self._clock = clock
 
@@ -67,6 +74,7 @@ class Work:
         for shelf in self._scheduler.order(min(tier, caller.tier_cap), able)[:SHELVES_PER_CALL]:
             leased = await self._draw(caller, shelf, self._campaigns.need(shelf.campaign_id), want)
             if leased.units:
+                self._facts.note(leased.units)
                 self._scheduler.served(shelf.campaign_id, len(leased.units))
                 return leased
         return Leased([], 0)

@@ -24,7 +24,6 @@ leases = sa.Table(
     sa.Column("deadline", sa.DateTime(timezone=True), nullable=False),
     sa.UniqueConstraint("campaign_id", "unit_id", "user_id", name="uq_leases_one_per_user"),
     sa.Index("ix_leases_deadline", "campaign_id", "deadline"),
-    sa.Index("ix_leases_host", "campaign_id", "host_id"),
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
 )
 
@@ -96,14 +95,22 @@ JOIN leases l ON l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.unit_
 """
 
 
-async def answered(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]]) -> None:
-    """Ends this host's leases on these units, because their results are stored in the same transaction."""
-    await tx.raw.execute(ANSWERED, {**_columns(keys), "host": host_id})
+async def answered(tx: Transaction, held: Sequence[tuple[int, int, int]]) -> None:
+    """Ends leases, given by campaign, unit and host, whose results are stored in the same transaction."""
+    if held:
+        columns = {
+            "campaigns": [one[0] for one in held],
+            "units": [one[1] for one in held],
+            "hosts": [one[2] for one in held],
+        }
+        await tx.raw.execute(ANSWERED, columns)
 
 
 ANSWERED = """
-DELETE FROM leases l USING unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS done (campaign_id, unit_id)
-WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.host_id = %(host)s
+DELETE FROM leases l
+USING unnest(%(campaigns)b::int[], %(units)b::bigint[], %(hosts)b::bigint[])
+    AS done (campaign_id, unit_id, host_id)
+WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.host_id = done.host_id
 """
 
 

@@ -16,13 +16,15 @@ from store.schema import metadata
 returns = sa.Table(
     "returns",
     metadata,
-    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("host_id", sa.BigInteger, nullable=False),
     sa.Column("hashes", sa.LargeBinary, nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("octet_length(signature) = 64", name="signature"),
 )
+
+return_ids = sa.Sequence("return_ids", metadata=metadata)
 
 # `body` is what the host signed; `answer` is what we read in it, kept only where the two differ.
 results = sa.Table(
@@ -50,7 +52,7 @@ results = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class NewResult:
-    """One answer about to be stored."""
+    """One answer about to be stored; `return_id` is that of its batch."""
 
     campaign_id: int
     unit_id: int
@@ -66,6 +68,17 @@ class NewResult:
     elapsed_ms: int
     late: bool
     leased_at: datetime | None
+    return_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewReturn:
+    """A signed batch about to be kept: `hashes` has 32 bytes a result, in order."""
+
+    id: int
+    host_id: int
+    hashes: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,35 +96,39 @@ class VoiceRow:
     late: bool
 
 
-async def add_return(tx: Transaction, host_id: int, hashes: bytes, signature: bytes, now: datetime) -> int:
-    """Keeps a signed batch (`hashes`: 32 bytes a result, in order) and gives its id."""
-    found = await tx.raw.execute(
-        "INSERT INTO returns (host_id, hashes, signature, received_at) VALUES (%s, %s, %s, %s) RETURNING id",
-        (host_id, hashes, signature, now),
-    )
-    row = await found.fetchone()
-    if row is None:
-        raise LookupError("a return that was just added has an id")
-    return int(row[0])
+async def reserve_return_ids(tx: Transaction, count: int) -> list[int]:
+    """Ids for batches about to come; one that is not used is lost, which harms nothing."""
+    found = await tx.raw.execute("SELECT nextval('return_ids') FROM generate_series(1, %s)", (count,))
+    return [int(row[0]) for row in await found.fetchall()]
 
 
-async def add(tx: Transaction, return_id: int, rows: Sequence[NewResult], now: datetime) -> None:
-    """Stores answers; a second one of the same user for the same unit fails the transaction."""
+async def add(
+    tx: Transaction, batches: Sequence[NewReturn], rows: Sequence[NewResult], now: datetime
+) -> None:
+    """Stores answers and their batches; a second answer of a user for a unit fails the transaction."""
     if not rows:
         return
+    kept = {name: [getattr(batch, name) for batch in batches] for name in NewReturn.__slots__}
+    await tx.raw.execute(ADD_RETURNS, {**kept, "now": now})
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in NewResult.__slots__}
     columns["answer"] = [None if row.answer is None else Jsonb(row.answer) for row in rows]
-    await tx.raw.execute(ADD, {**columns, "return_id": return_id, "now": now})
+    await tx.raw.execute(ADD, {**columns, "now": now})
 
+
+ADD_RETURNS = """
+INSERT INTO returns (id, host_id, hashes, signature, received_at)
+SELECT b.*, %(now)s
+FROM unnest(%(id)b::bigint[], %(host_id)b::bigint[], %(hashes)b::bytea[], %(signature)b::bytea[]) AS b
+"""
 
 ADD = """
 INSERT INTO results (campaign_id, unit_id, user_id, lane, host_id, hash, body, answer, model, endpoint, seed,
                      elapsed_ms, late, leased_at, return_id, returned_at)
-SELECT r.*, %(return_id)s, %(now)s
+SELECT r.*, %(now)s
 FROM unnest(%(campaign_id)b::int[], %(unit_id)b::bigint[], %(user_id)b::bigint[], %(lane)b::smallint[],
             %(host_id)b::bigint[], %(hash)b::bytea[], %(body)b::bytea[], %(answer)b::jsonb[],
             %(model)b::text[], %(endpoint)b::text[], %(seed)b::bigint[], %(elapsed_ms)b::int[],
-            %(late)b::bool[], %(leased_at)b::timestamptz[]) AS r
+            %(late)b::bool[], %(leased_at)b::timestamptz[], %(return_id)b::bigint[]) AS r
 """
 
 

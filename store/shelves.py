@@ -48,6 +48,7 @@ class LeasedUnit:
     lane: int
     kind: str
     perspective_id: int
+    content_id: int
     image_hash: bytes
     params: str
     signature: bytes
@@ -164,7 +165,7 @@ WITH picked AS (
            AND s.lane = %(lane)s + 1 LIMIT 1) IS NULL
     ON CONFLICT DO NOTHING
 )
-SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, image_hash, params, signature
+SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, content_id, image_hash, params, signature
 FROM wanted JOIN leased ON unit_id = id
 ORDER BY id
 """

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from captions.perspective import Perspective
 from coordinator import campaigns as campaign_commands
 from coordinator.campaigns import Campaign, Campaigns
+from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.policy import CampaignFile, PerspectiveUse
 from coordinator.returns import Acknowledged, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
@@ -46,8 +47,9 @@ class Engine:
         self.key = Ed25519PrivateKey.generate()
         self.campaigns = Campaigns(db, self.rng)
         self.scheduler = Scheduler(self.rng)
-        self.work = Work(db, self.campaigns, self.scheduler, self.now)
-        self.returns = Returns(db, self.campaigns, self.now)
+        facts = UnitFacts(db)
+        self.work = Work(db, self.campaigns, self.scheduler, facts, self.now)
+        self.returns = Returns(db, self.campaigns, facts, self.now)
 
     def now(self) -> datetime:
         return self.time

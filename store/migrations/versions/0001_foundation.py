@@ -12,6 +12,7 @@ down_revision = None
 def upgrade() -> None:
     op.execute("CREATE EXTENSION IF NOT EXISTS vector")
     op.execute("CREATE SEQUENCE unit_ids")
+    op.execute("CREATE SEQUENCE return_ids")
     op.create_table(
         "annotation_sources",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -92,7 +93,6 @@ def upgrade() -> None:
         postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
     )
     op.create_index("ix_leases_deadline", "leases", ["campaign_id", "deadline"], unique=False)
-    op.create_index("ix_leases_host", "leases", ["campaign_id", "host_id"], unique=False)
     op.create_table(
         "ledger",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -185,7 +185,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "returns",
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("host_id", sa.BigInteger(), nullable=False),
         sa.Column("hashes", sa.LargeBinary(), nullable=False),
         sa.Column("signature", sa.LargeBinary(), nullable=False),
