@@ -30,6 +30,8 @@ from store.migrate import upgrade
 
 ADDRESS = "address.json"
 
+PORT_PATIENCE_S = 8.0  # a work server may finish its calls for 5 s
+
 log = structlog.get_logger("up")
 
 
@@ -54,18 +56,20 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
     Raises OperatorError("already_up") where another one runs on the same data folder.
     """
     with contextlib.ExitStack() as held:
-        held.enter_context(_only_one(settings.data))
+        patience_s = PORT_PATIENCE_S if held.enter_context(_only_one(settings.data)) else 0.0
         settings = settings.model_copy(
             update={
                 "port": settings.port or _free_port(settings.host),
                 "images_port": settings.images_port or _free_port(settings.host),
             }
         )
+        await _await_port(settings.host, settings.port, "--port", patience_s)
+        await _await_port(settings.host, settings.images_port, "--images-port", patience_s)
         database = None
         if settings.database_url is None:
             database = EmbeddedPostgres(database_folder(settings))
-            url = await asyncio.to_thread(database.start)
             held.callback(database.stop)
+            url = await _start(database)
             settings = settings.model_copy(update={"database_url": url})
         await _prepare(settings)
         children = _children(settings, workers)
@@ -84,6 +88,16 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
                 await asyncio.gather(*watchers, return_exceptions=True)
         finally:
             await asyncio.gather(*(child.stop() for child in children.values()))
+
+
+async def _start(database: EmbeddedPostgres) -> str:
+    """Starts the database and gives its URL; when cancelled, only once it can be stopped again."""
+    starting = asyncio.ensure_future(asyncio.to_thread(database.start))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting
+        raise
 
 
 async def _prepare(settings: Settings) -> None:
@@ -123,7 +137,8 @@ async def _keep_database(database: EmbeddedPostgres) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(data: Path) -> Iterator[None]:
+def _only_one(data: Path) -> Iterator[bool]:
+    """Keeps others away; gives whether the last one was killed, so that its servers may still be ending."""
     if not data.exists():
         data.mkdir(parents=True)
         data.chmod(0o711)  # the database's user has to pass where we are root, whatever the umask
@@ -138,10 +153,15 @@ def _only_one(data: Path) -> Iterator[None]:
             raise OperatorError(
                 "already_up", f"A coordinator is up on {data.resolve()} already (process {holder})."
             ) from error
+        file.seek(0)
+        was_killed = file.read() != ""
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        try:
+            yield was_killed
+        finally:
+            file.truncate(0)
 
 
 def _write_address(settings: Settings) -> None:
@@ -166,6 +186,29 @@ def _free_port(host: str) -> int:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+async def _await_port(host: str, port: int, flag: str, patience_s: float) -> None:
+    """Waits until a port is free. Raises OperatorError where it stays taken, or cannot be had at all."""
+    end_by = asyncio.get_running_loop().time() + patience_s
+    while True:
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise OperatorError(
+                    "address_unusable", f"Nothing can listen on {host}, port {port}: {error}"
+                ) from error
+            if asyncio.get_running_loop().time() >= end_by:
+                raise OperatorError(
+                    "port_in_use", f"Port {port} of {host} is in use: choose another one with {flag}."
+                ) from error
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def make_invite(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from chorus.processes import Child, StartError, python
 
-IDLE_S = "60"  # volunteers end by themselves where the demo itself was killed
 READER_NOISE = 0.03
 
 
@@ -85,10 +84,10 @@ async def join(role: Role, invite: str, folder: Path) -> None:
 
 
 def volunteer(number: int, role: Role, endpoint: Endpoint, folder: Path) -> Child:
-    """A volunteer's client, as its owner would start it."""
+    """A volunteer's client, as its owner would start it, but that it ends where the demo is killed."""
     command = python(
         "-m",
-        "chorus",
+        "chorus.demo.tied",
         "volunteer",
         "run",
         "--home",
@@ -100,8 +99,6 @@ def volunteer(number: int, role: Role, endpoint: Endpoint, folder: Path) -> Chil
         "--seed",
         str(number),
         "--json-log",
-        "--exit-when-idle",
-        IDLE_S,
     )
     return Child(
         f"volunteer {role.name}", command, {}, folder / f"volunteer-{role.name}.log", says_ready=False

@@ -41,7 +41,6 @@ HERE = Path(__file__).parent
 PHOTOS = HERE / "photos"
 LOOK_S = 0.25
 STILL_S = 90.0  # without any progress for so long, the demo gives up and counts what is open as lost
-KILL_FROM = 0.15  # of the units settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ async def _watch(
             ended = campaign["accepted"] + campaign["exhausted"]
             if campaign["open"] == 0 and campaign["annotations"] == campaign["accepted"]:
                 break
-            if to_kill and ended >= KILL_FROM * campaign["units"]:
+            if to_kill and campaign["results"]:
                 held = await db.transaction("held", lambda tx: leases.count_held(tx, to_kill[0].name))
                 if held:
                     victim = to_kill.pop()
