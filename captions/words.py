@@ -116,7 +116,7 @@ def _fills_another(ours: Iterable[int], theirs: Iterable[int]) -> bool:
 def _none_fits(ours: Sequence[int], theirs: Sequence[int]) -> bool:
     """Whether some mention, of the text with fewer, is apart from every one of the other text's."""
     fewer, more = (ours, theirs) if len(ours) <= len(theirs) else (theirs, ours)
-    return any(all(_apart(one, other) for other in more) for one in fewer)
+    return any(one not in more and all(_apart(one, other) for other in more) for one in fewer)
 
 
 def _apart(one: int, other: int) -> bool:

@@ -362,8 +362,9 @@ _WORDS = {
 def _held(live: Sequence[Lease], caller: Caller, outcome: _Outcome) -> Lease | None:
     """The caller's live lease, unless an earlier call of the same transaction ends it."""
     for lease in live:
-        if lease.host_id == caller.host_id and not any(ended.lease is lease for ended in outcome.ended):
-            return lease
+        if lease.host_id == caller.host_id:
+            spent = outcome.ended and any(ended.lease is lease for ended in outcome.ended)
+            return None if spent else lease
     return None
 
 
