@@ -28,8 +28,8 @@ def create_campaign(
     """Create a campaign from a TOML file."""
     from chorus.operator import open_database, run, settings_from
     from coordinator import campaigns
+    from coordinator.clock import now
     from coordinator.policy import read_campaign
-    from coordinator.server import now
 
     settings = settings_from(data=data, database_url=database_url)
 
@@ -109,7 +109,7 @@ def invite(
     """Print an invite: the line that a volunteer joins with."""
     from chorus.operator import give_up, open_database, run, settings_from
     from chorus.up import as_reached, make_invite
-    from coordinator.server import keys_of
+    from coordinator.keys import keys_of
     from protos.tier import Tier
 
     settings = settings_from(
@@ -139,8 +139,8 @@ def export(
     """Write a campaign's published annotations as a dataset."""
     from chorus.operator import open_database, run, settings_from
     from coordinator.campaigns import find_row
+    from coordinator.clock import now
     from coordinator.export import export as export_campaign
-    from coordinator.server import now
 
     settings = settings_from(data=data, database_url=database_url)
 

@@ -9,11 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chorus.operator import open_database
 from coordinator.campaigns import Campaigns, find_row
+from coordinator.clock import now
 from coordinator.errors import OperatorError
 from coordinator.fetching import Fetcher
 from coordinator.importer import Importer, ImportReport
+from coordinator.keys import keys_of
 from coordinator.objects import Objects
-from coordinator.server import keys_of, now
 from coordinator.settings import Settings
 from coordinator.sources import Source, SourceFault, read_sources
 

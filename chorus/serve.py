@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import sys
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 import structlog
 
@@ -19,7 +19,6 @@ Role = Literal["work", "images", "upkeep"]
 
 async def serve(role: Role) -> None:
     """Serves until told to stop."""
-    from coordinator import server
     from coordinator.settings import Settings
 
     settings = Settings()
@@ -29,14 +28,23 @@ async def serve(role: Role) -> None:
         loop.add_signal_handler(wanted, stop.set)
     watched = await _end_with(sys.stdin, stop)
     async with contextlib.AsyncExitStack() as stack:
-        if role == "images":
-            await stack.enter_async_context(server.image_server(settings))
-        elif settings.database_url is None:
+        if settings.database_url is None:
             raise SystemExit("CHORUS_DATABASE_URL is not set.")
-        elif role == "work":
-            await stack.enter_async_context(server.work_server(settings, settings.database_url))
-        else:
-            await stack.enter_async_context(server.upkeep(settings.database_url))
+        match role:  # each process loads what it needs alone
+            case "work":
+                from coordinator.server import work_server
+
+                await stack.enter_async_context(work_server(settings, settings.database_url))
+            case "images":
+                from coordinator.image_server import image_server
+
+                await stack.enter_async_context(image_server(settings))
+            case "upkeep":
+                from coordinator.upkeep import upkeep
+
+                await stack.enter_async_context(upkeep(settings.database_url))
+            case _:
+                assert_never(role)
         print(json.dumps({"ready": role}), flush=True)
         await stop.wait()
     watched.close()

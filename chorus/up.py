@@ -17,10 +17,10 @@ import structlog
 
 from chorus.operator import database_folder
 from chorus.processes import Child, keep_running, python
+from coordinator.clock import now
 from coordinator.errors import OperatorError
 from coordinator.identity import Identity
-from coordinator.keys import Keys
-from coordinator.server import keys_of, now
+from coordinator.keys import Keys, keys_of
 from coordinator.settings import Settings
 from protos.invite import Invite
 from protos.tier import Tier

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from coordinator.clock import now
+from coordinator.settings import Settings
 from protos.invite import PRIVATE_SERVER_NAME
 
 CA_DAYS = 3650
@@ -55,6 +57,11 @@ def open_keys(folder: Path, names: Sequence[str], now: datetime.datetime) -> Key
         signing=signing,
         secret=_kept(folder / "secret", lambda: os.urandom(32)),
     )
+
+
+def keys_of(settings: Settings) -> Keys:
+    """The keys in the data folder, with a certificate for the name under which volunteers reach it."""
+    return open_keys(settings.keys_folder, [settings.reached_at], now())
 
 
 def _authority(folder: Path, now: datetime.datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -1,11 +1,19 @@
 """Upkeep: small jobs that run beside the coordinators, each safe on any number of machines at once."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from coordinator.campaigns import Campaigns
+from coordinator.clock import now
+from coordinator.facts import UnitFacts
+from coordinator.scheduler import Scheduler
+from coordinator.steps import guarded
 from coordinator.work import Work
 from store import annotations, ledger
 from store.database import Database
@@ -46,3 +54,24 @@ def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
         return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH))
 
     return [Job("expire", 1.0, expire), Job("book", 0.5, book), Job("fold", 1.0, fold)]
+
+
+@contextlib.asynccontextmanager
+async def upkeep(database_url: str) -> AsyncIterator[list[Job]]:
+    """Runs every upkeep job in its rhythm while the context lasts."""
+    db = Database.connect(database_url, pool_size=2)
+    rng = random.Random()  # noqa: S311 (order of work, no secret)
+    campaigns = Campaigns(db, rng)
+    work = Work(db, campaigns, Scheduler(rng), UnitFacts(db), now)
+    listed = jobs(db, work, now)
+    scheduler = AsyncIOScheduler(timezone=UTC)
+    for job in listed:
+        scheduler.add_job(
+            guarded, "interval", (job.name, job.run), seconds=job.every_s, max_instances=1, coalesce=True
+        )
+    scheduler.start()
+    try:
+        yield listed
+    finally:
+        scheduler.shutdown(wait=False)
+        await db.close()

@@ -19,8 +19,9 @@ from rich.table import Table
 from chorus.processes import Child, python
 from chorus.up import Running, coordinator
 from coordinator import campaigns as campaign_commands
+from coordinator.clock import now
+from coordinator.keys import keys_of
 from coordinator.policy import CampaignFile, PerspectiveUse, Policy, builtin
-from coordinator.server import keys_of, now
 from coordinator.settings import Settings
 from protos import signing
 from protos.tier import Tier

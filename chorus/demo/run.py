@@ -23,14 +23,15 @@ from chorus.status_view import status_table
 from chorus.up import Running, coordinator, make_invite
 from coordinator import campaigns as campaign_commands
 from coordinator.campaigns import Campaigns, find_row
+from coordinator.clock import now
 from coordinator.errors import OperatorError
 from coordinator.export import export
 from coordinator.fetching import Fetcher
 from coordinator.importer import Importer
+from coordinator.keys import keys_of
 from coordinator.objects import Objects
 from coordinator.outcome import Outcome, read_outcome
 from coordinator.policy import read_campaign
-from coordinator.server import keys_of, now
 from coordinator.settings import Settings
 from coordinator.status import read_status
 from protos.tier import Tier

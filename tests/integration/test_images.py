@@ -14,10 +14,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from coordinator.image_server import image_server
 from coordinator.images import LIFETIME_S, ROUNDING_S, ImageUrls, image_app
-from coordinator.keys import Keys
+from coordinator.keys import Keys, keys_of
 from coordinator.objects import Objects
-from coordinator.server import image_server, keys_of
 from coordinator.settings import Settings
 
 CONTENT = b"\xff\xd8 a picture"

@@ -19,9 +19,11 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from support.engine import Engine, caption
 
+from coordinator.clock import now
 from coordinator.identity import Identity
+from coordinator.keys import keys_of
 from coordinator.rpc import MAX_REFS, MAX_RESULTS, MAX_WANT
-from coordinator.server import keys_of, now, work_server
+from coordinator.server import work_server
 from coordinator.settings import Settings
 from protos import signing, work_pb2, work_pb2_grpc
 from protos.invite import PRIVATE_SERVER_NAME
