@@ -44,8 +44,13 @@ class Policy(BaseModel):
 
     @property
     def quorum(self) -> Quorum:
-        """The cross-check's part of the policy."""
-        return Quorum(min_voices=self.replication, max_voices=self.max_voices, confidence=self.confidence)
+        """The cross-check's part of the policy. With a replication of 1 whoever answers is believed."""
+        return Quorum(
+            min_voices=self.replication,
+            max_voices=self.max_voices,
+            confidence=self.confidence,
+            sole_weight=1.0 if self.replication == 1 else None,
+        )
 
 
 class PerspectiveUse(BaseModel):

@@ -16,7 +16,7 @@ from coordinator.combining import Combiner
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receive
-from coordinator.settlement import EndedLease, Key, by_unit, give_back, replica, settle, widen
+from coordinator.settlement import EndedLease, Key, Wanted, by_unit, give_back, replica, settle, widen
 from coordinator.validation import MoreWanted, Settled
 from store import leases, ledger, results, shelves
 from store.database import Database, Transaction
@@ -208,10 +208,12 @@ class Returns:
     ) -> None:
         stored = outcome.stored()
         await results.add(tx, outcome.batches, stored, now)
-        await leases.answered(tx, [(row.campaign_id, row.unit_id, row.host_id) for row in stored])
+        for user_id in sorted({row.user_id for row in stored if row.leased_at is None}):
+            await shelves.guard_user(tx, user_id)
+        await leases.answered(tx, [(row.campaign_id, row.unit_id, row.user_id) for row in stored])
         await shelves.remove(tx, _filled_places(situation, stored))
         await give_back(tx, outcome.ended, situation.units, self._campaigns, now)
-        ends, wider, entries = [], {}, [_failure(situation, ended) for ended in outcome.ended]
+        ends, wider, entries = [], [], [_failure(situation, ended) for ended in outcome.ended]
         for key, rows in outcome.rows.items():
             unit, voices = situation.units[key], situation.voices[key]
             if unit.state != UnitState.OPEN:
@@ -221,8 +223,9 @@ class Returns:
                 case Settled() as settled:
                     ends.append((unit, settled))
                 case MoreWanted(count):
-                    answered = {voice.lane for voice in voices} | {row.lane for row in rows}
-                    wider[key] = (unit, count, answered)
+                    answered = frozenset([voice.lane for voice in voices] + [row.lane for row in rows])
+                    replication = self._campaigns.need(key[0]).policy.replication
+                    wider.append(Wanted(unit, count, answered, replication))
         await settle(tx, ends, now)
         await widen(tx, wider)
         await ledger.add(tx, entries, now)
@@ -280,21 +283,21 @@ class Returns:
 
 
 def _decide(one: _Return, readings: Readings, situation: _Situation, outcome: _Outcome) -> None:
-    """What becomes of each item of a call; a second item for one unit gets what the first got."""
-    seen: dict[Key, Acknowledged] = {}
+    """What becomes of each item of a call; an item that is there twice gets the same word twice."""
+    seen: dict[Returned, Acknowledged] = {}
     acks = []
     kept = len(outcome.stored())
     for item in one.items:
-        if item.key not in seen:
+        if item not in seen:
             match item:
                 case ReturnedAnswer():
                     reading = readings.get((item.key, item.hash))
-                    seen[item.key] = _decide_answer(one, item, reading, situation, outcome)
+                    seen[item] = _decide_answer(one, item, reading, situation, outcome)
                 case ReturnedFailure():
-                    seen[item.key] = _decide_failure(one, item, situation, outcome)
+                    seen[item] = _decide_failure(one, item, situation, outcome)
                 case _:
                     assert_never(item)
-        acks.append(seen[item.key])
+        acks.append(seen[item])
     outcome.acks.append(acks)
     if len(outcome.stored()) > kept:
         batch = NewReturn(one.id, one.caller.host_id, one.batch.hashes, one.batch.signature)
@@ -360,11 +363,13 @@ _WORDS = {
 
 
 def _held(live: Sequence[Lease], caller: Caller, outcome: _Outcome) -> Lease | None:
-    """The caller's live lease, unless an earlier call of the same transaction ends it."""
+    """The caller's live lease, unless an earlier item of the same transaction ends it."""
     for lease in live:
         if lease.host_id == caller.host_id:
-            spent = outcome.ended and any(ended.lease is lease for ended in outcome.ended)
-            return None if spent else lease
+            stored = outcome.rows.get((lease.campaign_id, lease.unit_id), ())
+            answered = any(row.host_id == caller.host_id for row in stored)
+            failed = outcome.ended and any(ended.lease is lease for ended in outcome.ended)
+            return None if answered or failed else lease
     return None
 
 

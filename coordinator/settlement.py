@@ -54,26 +54,38 @@ async def settle(tx: Transaction, ends: Sequence[tuple[LockedUnit, Settled]], no
     await units.settle(tx, settlements, now)
 
 
-async def widen(tx: Transaction, wanted: Mapping[Key, tuple[LockedUnit, int, set[int]]]) -> None:
-    """Births lanes so that each unit has as many replicas waiting or leased as voices it still wants.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An open, locked unit that wants `count` more voices; `answered` are lanes with an answer."""
 
-    `wanted` gives per unit the voices wanted and the lanes whose answers are stored.
+    unit: LockedUnit
+    count: int
+    answered: frozenset[int]
+    replication: int
+
+
+async def widen(tx: Transaction, wanted: Sequence[Wanted]) -> None:
+    """Births lanes so that each unit has as many replicas under way as voices it still wants.
+
+    Under way are those leased, those waiting, and those that will be born when a fresh one is leased.
     """
     if not wanted:
         return
-    keys = list(wanted)
+    keys = [(one.unit.campaign_id, one.unit.id) for one in wanted]
+    replication = {key: one.replication for key, one in zip(keys, wanted, strict=True)}
     taken: defaultdict[Key, set[int]] = defaultdict(set)
     # Shelves first: while the unit is locked a replica can only move from its shelf into a lease, so that
     # one that is drawn between the two statements is seen by the second.
-    for campaign_id, unit_id, lane in await shelves.lanes_of(tx, keys):
-        taken[campaign_id, unit_id].add(lane)
+    for campaign_id, unit_id, lane, fresh in await shelves.lanes_of(tx, keys):
+        key = (campaign_id, unit_id)
+        taken[key].update(range(lane, max(lane + 1, replication[key] if fresh else 0)))
     for lease in await leases.of_units(tx, keys):
         taken[lease.campaign_id, lease.unit_id].add(lease.lane)
     born = []
-    for key, (unit, count, answered) in wanted.items():
-        first = max(taken[key] | answered, default=-1) + 1
-        missing = max(0, count - len(taken[key]))
-        born += [replica(unit, lane) for lane in range(first, min(first + missing, LANES))]
+    for key, one in zip(keys, wanted, strict=True):
+        first = max(taken[key] | one.answered, default=-1) + 1
+        missing = max(0, one.count - len(taken[key]))
+        born += [replica(one.unit, lane) for lane in range(first, min(first + missing, LANES))]
     await shelves.put(tx, born)
 
 

@@ -96,21 +96,21 @@ JOIN leases l ON l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.unit_
 
 
 async def answered(tx: Transaction, held: Sequence[tuple[int, int, int]]) -> None:
-    """Ends leases, given by campaign, unit and host, whose results are stored in the same transaction."""
+    """Ends leases, given by campaign, unit and user, whose results are stored in the same transaction."""
     if held:
         columns = {
             "campaigns": [one[0] for one in held],
             "units": [one[1] for one in held],
-            "hosts": [one[2] for one in held],
+            "users": [one[2] for one in held],
         }
         await tx.raw.execute(ANSWERED, columns)
 
 
 ANSWERED = """
 DELETE FROM leases l
-USING unnest(%(campaigns)b::int[], %(units)b::bigint[], %(hosts)b::bigint[])
-    AS done (campaign_id, unit_id, host_id)
-WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.host_id = done.host_id
+USING unnest(%(campaigns)b::int[], %(units)b::bigint[], %(users)b::bigint[])
+    AS done (campaign_id, unit_id, user_id)
+WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.user_id = done.user_id
 """
 
 

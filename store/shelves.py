@@ -22,6 +22,8 @@ ready = sa.Table(
     sa.Column("block", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("shuffle", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("unit_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    # Whether leasing it may birth the next lane: true until it was leased for the first time.
+    sa.Column("fresh", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.CheckConstraint("lane BETWEEN 0 AND 31", name="lane"),
     sa.CheckConstraint(f"shuffle >= 0 AND shuffle < {SHUFFLE_RANGE}", name="shuffle"),
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
@@ -106,9 +108,9 @@ async def draw(
 ) -> list[LeasedUnit]:
     """Moves at most `want` replicas from a shelf into leases of `holder`, from (block, shuffle) `start` on.
 
-    No replica goes to two callers, and none to a user who holds or has answered its unit. With
-    `next_lane` each unit's following lane is born, unless it was born before. A replica of a unit that is
-    no longer open, or whose lane is leased already, leaves its shelf and is not leased.
+    No replica goes to two callers, and none to a user who holds, has answered or has failed its unit. With
+    `next_lane` the following lane of each unit whose replica is leased for the first time is born. A
+    replica of a unit that is no longer open, or that is leased already, leaves its shelf and is not leased.
     """
     parameters = {
         "campaign": shelf.campaign_id,
@@ -139,6 +141,8 @@ WITH picked AS (
            AND l.user_id = %(user)s) IS NULL
       AND (SELECT true FROM results s WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id
            AND s.user_id = %(user)s) IS NULL
+      AND (SELECT true FROM past_leases p WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id
+           AND p.user_id = %(user)s AND p.ending = 'failed' LIMIT 1) IS NULL
     ORDER BY r.block, r.shuffle, r.unit_id
     LIMIT %(want)s
     FOR UPDATE OF r SKIP LOCKED
@@ -146,28 +150,24 @@ WITH picked AS (
     DELETE FROM ready r USING picked p
     WHERE r.campaign_id = p.campaign_id AND r.perspective_id = p.perspective_id AND r.tier = p.tier
       AND r.lane = p.lane AND r.block = p.block AND r.shuffle = p.shuffle AND r.unit_id = p.unit_id
-    RETURNING r.campaign_id, r.unit_id
+    RETURNING r.campaign_id, r.unit_id, r.fresh
 ), wanted AS (
-    SELECT u.* FROM taken t JOIN units u ON u.campaign_id = t.campaign_id AND u.id = t.unit_id
+    SELECT u.*, t.fresh FROM taken t JOIN units u ON u.campaign_id = t.campaign_id AND u.id = t.unit_id
     WHERE u.state = 'open'
 ), leased AS (
     INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline)
     SELECT campaign_id, id, %(lane)s, %(host)s, %(user)s, %(now)s, %(deadline)s FROM wanted
-    ON CONFLICT (campaign_id, unit_id, lane) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING unit_id
 ), born AS (
     INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-    SELECT campaign_id, perspective_id, tier, %(lane)s + 1, block, shuffle, id FROM wanted
-    WHERE %(next_lane)s
-      AND (SELECT true FROM leases l WHERE l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.id
-           AND l.lane = %(lane)s + 1) IS NULL
-      AND (SELECT true FROM results s WHERE s.campaign_id = wanted.campaign_id AND s.unit_id = wanted.id
-           AND s.lane = %(lane)s + 1 LIMIT 1) IS NULL
+    SELECT campaign_id, perspective_id, tier, %(lane)s + 1, block, shuffle, id
+    FROM wanted JOIN leased ON unit_id = id
+    WHERE %(next_lane)s AND fresh
     ON CONFLICT DO NOTHING
 )
 SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, content_id, image_hash, params, signature
-FROM wanted JOIN leased ON unit_id = id
-ORDER BY id
+FROM wanted JOIN leased ON unit_id = id ORDER BY id
 """
 
 
@@ -185,29 +185,30 @@ class Replica:
 
 
 async def put(tx: Transaction, replicas: Sequence[Replica]) -> None:
-    """Puts replicas on their shelves; one that is there already stays one."""
+    """Puts replicas on their shelves, not fresh; one that is there already stays one."""
     if replicas:
         columns = {name: [getattr(replica, name) for replica in replicas] for name in Replica.__slots__}
         await tx.raw.execute(PUT, columns)
 
 
 PUT = """
-INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-SELECT * FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
-                     %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[])
+INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id, fresh)
+SELECT r.*, false
+FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
+            %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[]) AS r
 ON CONFLICT DO NOTHING
 """
 
 
-async def lanes_of(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(campaign id, unit id, lane) of the replicas of these units that wait on their shelves."""
+async def lanes_of(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, bool]]:
+    """(campaign id, unit id, lane, fresh) of the replicas of these units that wait on their shelves."""
     columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
     found = await tx.raw.execute(LANES_OF, columns)
     return [tuple(row) for row in await found.fetchall()]
 
 
 LANES_OF = """
-SELECT r.campaign_id, r.unit_id, r.lane
+SELECT r.campaign_id, r.unit_id, r.lane, r.fresh
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
 CROSS JOIN generate_series(0, 31) AS possible (lane)

@@ -70,7 +70,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "units.FACTS": (units.FACTS, KEYS),
     "units.SETTLE": (units.SETTLE, KEYS | VERDICTS),
     "leases.OF_UNITS": (leases.OF_UNITS, KEYS),
-    "leases.ANSWERED": (leases.ANSWERED, KEYS | {"hosts": [7] * len(KEYS["units"])}),
+    "leases.ANSWERED": (leases.ANSWERED, KEYS | {"users": [7] * len(KEYS["units"])}),
     "leases.RENEW": (leases.RENEW, KEYS | {"host": 7, "deadline": NOW}),
     "leases.EXPIRED": (leases.EXPIRED, {"now": NOW, "limit": 2000}),
     "leases.PAST": (leases.PAST, KEYS),

@@ -1,11 +1,11 @@
 """Many hosts claim at once: no replica is in two hands, no user holds a unit twice, nothing is left over."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from typing import Any
 
-import psycopg
 import pytest
 from support.engine import Engine, caption, key_of
 
@@ -13,7 +13,7 @@ from coordinator.identity import Caller
 from store import leases, shelves
 from store.database import Transaction
 from store.leases import Lease
-from store.shelves import Holder, LeasedUnit
+from store.shelves import Holder, LeasedUnit, Shelf
 
 UNITS = 400
 HOSTS = 12
@@ -59,80 +59,99 @@ async def test_two_hosts_of_one_user_never_hold_the_same_unit(engine: Engine):
     assert len(held) == 3 * (UNITS // 4)
 
 
-async def _claim_without_guard(engine: Engine, caller: Caller) -> None:
-    """The obvious claim: count who holds a unit, then lease it, with nothing that makes claimers wait."""
-
-    async def body(tx: Transaction) -> None:
-        await tx.raw.execute(
-            """
-            INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline)
-            SELECT u.campaign_id, u.id, %s, %s, %s, now(), now()
-            FROM units u
-            WHERE (SELECT count(*) FROM leases l WHERE l.campaign_id = u.campaign_id AND l.unit_id = u.id) < 2
-            ORDER BY random() LIMIT 40
-            """,
-            (caller.host_id % 32, caller.host_id, caller.user_id),
-        )
-
-    await engine.db.transaction("obvious claim", body)
+def _without_deleting(sql: str) -> str:
+    """The claim, but replicas stay on their shelf: the guard that makes it give each to one caller alone."""
+    start, end = sql.index("DELETE FROM ready"), sql.index("), wanted AS")
+    kept = "SELECT p.campaign_id, p.unit_id, false AS fresh FROM picked p"
+    return sql[:start] + kept + sql[end:]  # our own SQL, altered
 
 
-async def test_the_race_is_real_a_claim_without_the_guard_leases_too_much(engine: Engine):
-    """Shows that the tests above can fail: the claim that first comes to mind breaks the promise."""
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_the_race_is_lost_where_replicas_do_not_leave_their_shelf(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, guarded: bool
+):
+    """The same claims as above, with and without the guard; the last defence (UNIQUE) is out of the way."""
     campaign = await engine.campaign(replication=2)
     await engine.images(campaign, UNITS // 4)
+    await _drop_unique_leases(engine)
+    if not guarded:
+        monkeypatch.setattr(shelves, "DRAW", _without_deleting(shelves.DRAW))
     callers = [await engine.host() for _ in range(HOSTS)]
 
-    for _ in range(20):
-        await asyncio.gather(*(_claim_without_guard(engine, caller) for caller in callers))
-        too_many = await engine.value(
-            "SELECT count(*) FROM (SELECT 1 FROM leases GROUP BY unit_id HAVING count(*) > 2) AS over"
-        )
-        if too_many:
-            return
-        await engine.fetch("WITH gone AS (DELETE FROM leases RETURNING 1) SELECT count(*) FROM gone")
-    pytest.fail("twenty rounds of unguarded claims never leased a unit too often")
+    leases_by_call = await asyncio.gather(*(engine.lease(caller, 16) for caller in callers for _ in range(3)))
+
+    replicas = Counter((key_of(unit), unit.lane) for units in leases_by_call for unit in units)
+    assert (max(replicas.values()) == 1) is guarded
 
 
-async def test_without_the_users_lock_two_hosts_of_one_user_collide(engine: Engine):
-    """The UNIQUE constraint is the last defence: without the lock it is what two claims run into."""
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_the_race_is_lost_where_a_users_hosts_do_not_wait_for_each_other(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, guarded: bool
+):
+    """One host of a user has drawn and not yet committed; another of the same user draws the next lane."""
     campaign = await engine.campaign(replication=2)
-    await engine.images(campaign, 50)
-    one, other = await engine.host(user="same"), await engine.host(user="same")
-    first = (await engine.db.transaction("shelves", shelves.waiting))[0]
-    both_drew = asyncio.Barrier(2)
+    await engine.images(campaign, 20)
+    await _drop_unique_leases(engine)
+    first, second = await engine.host(user="same"), await engine.host(user="same")
+    await engine.fetch(SECOND_LANES)
+    await engine.work.look_at_shelves()
+    drawn, other_done = asyncio.Event(), asyncio.Event()
+    real_draw = shelves.draw
 
-    async def draw(caller: Caller, lane: int) -> None:
-        async def body(tx: Transaction) -> None:
-            await shelves.draw(
-                tx,
-                shelves.Shelf(first.campaign_id, first.perspective_id, first.tier, lane, 0),
-                Holder(caller.host_id, caller.user_id),
-                start=(0, 0),
-                want=50,
-                next_lane=False,
-                now=engine.time,
-                deadline=engine.time + timedelta(seconds=60),
-            )
+    async def slow_commit(tx: Transaction, shelf: Shelf, holder: Holder, **rest: Any) -> list[LeasedUnit]:
+        units = await real_draw(tx, shelf, holder, **rest)
+        if holder.host_id == first.host_id:
+            drawn.set()
+            with contextlib.suppress(TimeoutError):  # with the guard the other one waits for this commit
+                await asyncio.wait_for(other_done.wait(), 1)
+        return units
 
-        await both_drew.wait()
-        await engine.db.transaction("unguarded draw", body)
+    async def no_guard(_tx: Transaction, _user_id: int) -> None:
+        return
 
-    await engine.fetch(
-        "INSERT INTO ready SELECT campaign_id, perspective_id, tier, 1, block, shuffle, unit_id FROM ready "
-        "RETURNING unit_id"
+    monkeypatch.setattr(shelves, "draw", slow_commit)
+    monkeypatch.setattr(engine.scheduler, "start", lambda _shelf: (0, 0))
+    if not guarded:
+        monkeypatch.setattr(shelves, "guard_user", no_guard)
+
+    async def claim_after_the_first() -> list[LeasedUnit]:
+        await drawn.wait()
+        units = (await engine.work.lease(second, second.tier_cap, (), 20)).units
+        other_done.set()
+        return units
+
+    one, other = await asyncio.gather(
+        engine.work.lease(first, first.tier_cap, (), 20), claim_after_the_first()
     )
-    outcomes = []
-    for _ in range(20):
-        outcomes = await asyncio.gather(draw(one, 0), draw(other, 1), return_exceptions=True)
-        if any(isinstance(outcome, psycopg.errors.UniqueViolation) for outcome in outcomes):
-            return
-        await engine.fetch(
-            "WITH back AS (DELETE FROM leases RETURNING *) INSERT INTO ready "
-            "SELECT u.campaign_id, u.perspective_id, u.tier, b.lane, u.block, u.shuffle, u.id "
-            "FROM back b JOIN units u ON u.id = b.unit_id RETURNING unit_id"
-        )
-    pytest.fail(f"twenty unguarded rounds never collided: {outcomes}")
+
+    twice = {key_of(unit) for unit in one.units} & {key_of(unit) for unit in other}
+    assert len(one.units) == 20
+    assert (not twice) is guarded
+
+
+SECOND_LANES = """
+INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
+SELECT campaign_id, perspective_id, tier, 1, block, shuffle, unit_id FROM ready RETURNING unit_id
+"""
+
+
+async def _drop_unique_leases(engine: Engine) -> None:
+    async def body(tx: Transaction) -> None:
+        await tx.raw.execute("ALTER TABLE leases DROP CONSTRAINT pk_leases")
+        await tx.raw.execute("ALTER TABLE leases DROP CONSTRAINT uq_leases_one_per_user")
+
+    await engine.db.transaction("drop the last defence", body)
+
+
+async def test_a_replica_of_a_settled_unit_is_not_leased_but_leaves_its_shelf(engine: Engine):
+    campaign = await engine.campaign()
+    await engine.images(campaign, 1)
+    await engine.fetch(
+        "UPDATE units SET state = 'exhausted', settled_at = now(), verdict = '{}' RETURNING id"
+    )
+
+    assert await engine.lease(await engine.host()) == []
+    assert await engine.value("SELECT count(*) FROM ready") == 0
 
 
 async def test_a_replica_drawn_while_its_unit_asks_for_more_is_not_born_twice(
@@ -146,7 +165,9 @@ async def test_a_replica_drawn_while_its_unit_asks_for_more_is_not_born_twice(
     looks: list[str] = []
     read_shelves, read_leases = shelves.lanes_of, leases.of_units
 
-    async def watched_shelves(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    async def watched_shelves(
+        tx: Transaction, keys: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, int, int, bool]]:
         found = await read_shelves(tx, keys)
         await between_looks("shelves")
         return found

@@ -256,8 +256,6 @@ async def test_an_answer_against_the_schema_is_refused_with_words_and_the_replic
         [ack] = await engine.returns(host, items, batch(items))
         assert ack.receipt in {Receipt.INVALID, Receipt.NOT_LEASED}
         assert ack.reason
-        if not await engine.value("SELECT count(*) FROM leases") and await _state(engine) == "open":
-            await engine.lease(host)
 
     assert await engine.value("SELECT count(*) FROM results") == 0
 
@@ -348,3 +346,28 @@ async def test_campaigns_share_hosts_fairly(engine: Engine):
     leased = [unit.campaign_id for _ in range(10) for unit in await engine.lease(host, want=5)]
 
     assert leased.count(1) == leased.count(2) == 25
+
+
+async def test_a_broken_volunteer_alone_exhausts_nothing(engine: Engine):
+    """Whoever failed a unit does not get it again, with any host, so that its cap counts volunteers."""
+    await _one_unit(engine, max_failures=3)
+    broken, other = await engine.host(user="broken"), await engine.host(user="broken")
+    [unit] = await engine.lease(broken)
+    await engine.fail(broken, [key_of(unit)])
+
+    assert await engine.lease(broken) == []
+    assert await engine.lease(other) == []
+    assert await _state(engine) == "open"
+    assert [u.id for u in await engine.lease(await engine.host())] == [unit.id]
+
+
+async def test_a_replication_of_one_believes_whoever_answers(engine: Engine):
+    await _one_unit(engine, replication=1, max_voices=1)
+    host = await engine.host()
+    [unit] = await engine.lease(host)
+
+    await engine.give(host, {key_of(unit): caption(5)})
+    await engine.upkeep()
+
+    assert await _state(engine) == "accepted"
+    assert await engine.value("SELECT count(*) FROM annotations") == 1

@@ -148,6 +148,7 @@ def upgrade() -> None:
         sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("shuffle", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("unit_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("fresh", sa.Boolean(), server_default=sa.true(), nullable=False),
         sa.CheckConstraint("lane BETWEEN 0 AND 31", name=op.f("ck_ready_lane")),
         sa.CheckConstraint("shuffle >= 0 AND shuffle < 1073741824", name=op.f("ck_ready_shuffle")),
         sa.PrimaryKeyConstraint(

@@ -1,0 +1,95 @@
+"""What the database says, read whole in one statement: the ground that the invariants stand on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from store.database import Database, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Every row that matters, as short records."""
+
+    units: Sequence[dict[str, Any]]
+    waiting: Sequence[dict[str, Any]]
+    leases: Sequence[dict[str, Any]]
+    results: Sequence[dict[str, Any]]
+    settled: Sequence[dict[str, Any]]
+    ledger: Sequence[dict[str, Any]]
+    standings: Sequence[dict[str, Any]]
+    annotations: Sequence[dict[str, Any]]
+
+    def states(self) -> dict[int, str]:
+        """The state of each unit, by id."""
+        return {unit["id"]: unit["state"] for unit in self.units}
+
+
+def _rows(query: str) -> str:
+    return f"(SELECT COALESCE(json_agg(row_to_json(t)), '[]') FROM ({query}) AS t)"  # noqa: S608 (ours)
+
+
+TABLES = {
+    "units": "SELECT id, state, canonical_user_id AS canonical, verdict FROM units",
+    "waiting": "SELECT unit_id AS unit, lane FROM ready",
+    "leases": "SELECT unit_id AS unit, lane, user_id AS user FROM leases",
+    "results": """SELECT unit_id AS unit, user_id AS user, encode(hash, 'hex') AS hash, late,
+                         convert_from(body, 'UTF8') AS body FROM results""",
+    "settled": "SELECT unit_id AS unit FROM settled",
+    "ledger": "SELECT unit_id AS unit, user_id AS user, host_id AS host, judgement, credit FROM ledger",
+    "standings": "SELECT host_id AS host, agreed, disagreed, failed, credit FROM standings",
+    "annotations": "SELECT unit_id AS unit, from_user_id AS user, annotation FROM annotations",
+}
+READ = "SELECT " + ", ".join(_rows(TABLES[field.name]) for field in fields(Books))
+
+
+async def read_books(db: Database) -> Books:
+    """One snapshot of everything."""
+
+    async def body(tx: Transaction) -> Books:
+        [row] = await (await tx.raw.execute(READ)).fetchall()
+        return Books(*row)
+
+    return await db.transaction("books", body)
+
+
+RELAX = """
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$
+"""
+
+
+async def relax(db: Database) -> None:
+    """Lets commits not wait for the disk: here servers die, PostgreSQL does not."""
+
+    async def body(tx: Transaction) -> None:
+        await tx.raw.execute(RELAX)
+
+    await db.transaction("relax", body)
+    await db.close()
+
+
+CLEAR = """
+DELETE FROM annotation_source_links;
+DELETE FROM annotations;
+DELETE FROM annotation_sources;
+DELETE FROM ledger;
+DELETE FROM standings;
+DELETE FROM settled;
+DELETE FROM results;
+DELETE FROM returns;
+DELETE FROM leases;
+DELETE FROM past_leases;
+DELETE FROM ready;
+DELETE FROM units;
+DELETE FROM tasks;
+DELETE FROM campaigns;
+"""
+
+
+async def clear_books(db: Database) -> None:
+    """Empties all but hosts, users and images."""
+
+    async def body(tx: Transaction) -> None:
+        await tx.raw.execute(CLEAR)
+
+    await db.transaction("clear", body)

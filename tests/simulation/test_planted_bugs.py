@@ -1,0 +1,128 @@
+"""The simulation can fail: six bugs are planted, and each breaks the promise that it should.
+
+- a claim without the user's lock, the look at what the user has, and the constraint behind them
+- booking that credits late results again, without the constraint behind it
+- an expiry that forgets to put the replica back on its shelf
+- a unit that asks for more voices without a look at the leases that run
+- settling that leaves the replicas of closed units on their shelves, and a claim that does not mind
+- a return that is acknowledged before it is committed
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from simulation.plan import random_plan
+from simulation.server import MortalDatabase, ServerDied
+from simulation.world import World
+
+from coordinator import settlement
+from coordinator.lifecycle import LeaseEnding
+from store import annotations, leases, shelves, units
+from store.database import Database, Transaction
+from store.leases import Lease
+
+PLANS = 150
+
+
+async def seen(db: Database, promise: str) -> None:
+    """Plays plans until one breaks the promise."""
+    world = await World.prepared(db)
+    others = []
+    for seed in range(1, PLANS + 1):
+        faults = await world.play(random_plan(seed))
+        if any(fault.startswith(f"{promise}: ") for fault in faults):
+            return
+        others += faults
+    pytest.fail(f"{PLANS} plans never broke {promise}, but: {others[:5]}")
+
+
+def cut(sql: str, part: str, instead: str = "") -> str:
+    """A statement with one part planted otherwise."""
+    assert sql.count(part) == 1, f"the statement changed: plant this bug anew\n{part}\n{sql}"
+    return sql.replace(part, instead)
+
+
+async def change_schema(db: Database, statement: bytes) -> None:
+    async def body(tx: Transaction) -> None:
+        await tx.raw.execute(statement)
+
+    await db.transaction("plant", body)
+
+
+async def test_the_simulation_sees_a_claim_that_forgets_what_a_user_has(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_guard(_tx: Transaction, _user_id: int) -> None:
+        return None
+
+    draw = cut(shelves.DRAW, "AND l.user_id = %(user)s) IS NULL", "AND false) IS NULL")
+    monkeypatch.setattr(shelves, "DRAW", cut(draw, "AND s.user_id = %(user)s) IS NULL", "AND false) IS NULL"))
+    monkeypatch.setattr(shelves, "guard_user", no_guard)
+    await change_schema(db, b"ALTER TABLE leases DROP CONSTRAINT uq_leases_one_per_user")
+    await seen(db, "no_user_has_a_unit_twice")
+
+
+async def test_the_simulation_sees_late_results_credited_twice(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotations, "BOOK_SETTLED", cut(annotations.BOOK_SETTLED, "AND NOT r.late"))
+    await change_schema(db, b"DROP INDEX uq_ledger_once")
+    await seen(db, "credit_is_never_given_twice")
+
+
+async def test_the_simulation_sees_an_expiry_that_loses_the_replica(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts_back = property(lambda ending: ending in {LeaseEnding.RELEASED, LeaseEnding.FAILED})
+    monkeypatch.setattr(LeaseEnding, "puts_back", puts_back)
+    await seen(db, "an_open_unit_has_a_way_forward")
+
+
+async def test_the_simulation_sees_a_lane_that_is_born_twice(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none_at_all(_tx: Transaction, _keys: Sequence[tuple[int, int]]) -> list[Lease]:
+        return []
+
+    blind = SimpleNamespace(**{**vars(leases), "of_units": none_at_all})
+    monkeypatch.setattr(settlement, "leases", blind)
+    await seen(db, "no_replica_is_in_two_hands")
+
+
+async def test_the_simulation_sees_replicas_of_closed_units(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "SETTLE", cut(units.SETTLE, "AND r.unit_id = c.id", "AND false"))
+    monkeypatch.setattr(shelves, "DRAW", cut(shelves.DRAW, "WHERE u.state = 'open'"))
+    await seen(db, "a_closed_unit_is_not_handed_out")
+
+
+async def test_the_simulation_sees_an_acknowledgement_before_the_commit(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = MortalDatabase.transaction
+
+    async def hasty(
+        self: MortalDatabase,
+        name: str,
+        body: Callable[[Transaction], Awaitable[Any]],
+        *,
+        pipelined: bool = False,
+    ) -> Any:
+        promised: list[Any] = []
+
+        async def remembered(tx: Transaction) -> Any:
+            promised.append(await body(tx))
+            return promised[-1]
+
+        try:
+            return await honest(self, name, remembered, pipelined=pipelined)
+        except ServerDied:
+            if name == "return" and promised:
+                return promised[-1]
+            raise
+
+    monkeypatch.setattr(MortalDatabase, "transaction", hasty)
+    await seen(db, "nothing_acknowledged_is_lost")

@@ -1,0 +1,293 @@
+"""The world of the simulation: it plays plans on a real database and holds the invariants against it."""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Self, assert_never
+
+from simulation.books import Books, clear_books, read_books, relax
+from simulation.clients import NATURES, TWIN_OF, USERS, Client, Nature, truth
+from simulation.invariants import ALWAYS, AT_THE_END, Told, broken
+from simulation.plan import SERVERS, Deed, Operation, Plan, Step
+from simulation.server import Server, ServerDied
+from support.engine import Engine, answer, batch, key_of
+
+from coordinator.campaigns import Campaign
+from coordinator.identity import Caller
+from coordinator.lifecycle import Receipt
+from coordinator.returns import Returned, ReturnedAnswer, ReturnedFailure, SignedBatch
+from coordinator.settlement import Key
+from coordinator.submission import Subject, submit
+from coordinator.upkeep import jobs
+from store import contents
+from store.contents import NewContent
+from store.database import Database, Transaction
+
+PICTURES = 24
+SPARES = 12
+WAITS_S = (10, 40, 61, 200)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+Return = Literal[Deed.ANSWER, Deed.RESEND, Deed.FAIL, Deed.SPOIL, Deed.FORGE]
+STORED = {Receipt.COUNTED, Receipt.LATE, Receipt.DUPLICATE}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Pictures, people and machines of one database; campaigns come and go with the plans."""
+
+    db: Database
+    subjects: Sequence[Subject]
+    callers: Sequence[Caller]
+    spares: Sequence[Caller]
+
+    @classmethod
+    async def prepared(cls, db: Database) -> Self:
+        """A world whose pictures and people are in the database."""
+        await relax(db)
+        maker = Engine(db)
+        callers = [await maker.host(user=f"user{user}") for user in USERS]
+        callers[NATURES.index(Nature.TWIN)] = callers[TWIN_OF]
+        spares = [await maker.host(user=f"spare{number}") for number in range(SPARES)]
+        digests = [hashlib.sha256(str(number).encode()).digest() for number in range(PICTURES)]
+        subjects = [Subject(await _picture(db, digest), digest) for digest in digests]
+        return cls(db, subjects, callers, spares)
+
+    async def play(self, plan: Plan) -> list[str]:
+        """Plays a plan from an empty campaign to its end; gives what broke, with the step where it did."""
+        await clear_books(self.db)
+        campaign = await Engine(self.db).campaign("simulated", **plan.policy)
+        return await _Play(self, plan, campaign).run()
+
+
+class _Play:
+    """One plan as it is played."""
+
+    def __init__(self, world: World, plan: Plan, campaign: Campaign) -> None:
+        self._world = world
+        self._db = world.db
+        self._plan = plan
+        self._campaign = campaign
+        self._rng = random.Random(1)
+        self._time = START
+        self._told = Told(honest=plan.honest)
+        self._heard: dict[int, str] = {}
+        self._pictures: dict[Key, int] = {}
+        self._submitted = 0
+        natures = [Nature.HONEST] * len(NATURES) if plan.honest else NATURES
+        self._clients = [
+            Client(number, caller, nature)
+            for number, (caller, nature) in enumerate(zip(world.callers, natures, strict=True))
+        ]
+        self._servers: list[Server] = []
+
+    async def run(self) -> list[str]:
+        """The faults of the first step that broke something, or of the end."""
+        self._servers = [await self._server() for _ in range(SERVERS)]
+        await self._submit(self._servers[0], self._plan.images)
+        books = await read_books(self._db)
+        for number, step in enumerate(self._plan.steps):
+            self._turn_page(books)
+            await self._take(step)
+            books = await read_books(self._db)
+            faults = broken(ALWAYS, books, self._told)
+            if faults:
+                return [f"after step {number} {step}:", *faults]
+        self._turn_page(books)
+        await self._drain()
+        return broken(AT_THE_END, await read_books(self._db), self._told)
+
+    def _turn_page(self, books: Books) -> None:
+        """A new step begins: nothing is handed out in it yet."""
+        self._told.handed_out = set()
+        self._told.ended = {
+            unit["id"]: (unit["state"], unit["canonical"]) for unit in books.units if unit["state"] != "open"
+        }
+
+    async def _server(self) -> Server:
+        server = Server(self._db, self._rng.getrandbits(32), self._time)
+        await server.start()
+        return server
+
+    async def _take(self, step: Step) -> None:
+        """All operations of a step at once; dead servers are followed by new ones."""
+        for number, server in enumerate(self._servers):
+            crash = step.crash if step.crash is not None and step.crash.server == number else None
+            server.door.expect(crash)
+        await asyncio.gather(*(self._do(operation) for operation in step.operations))
+        for number, server in enumerate(self._servers):
+            server.door.expect(None)
+            if server.door.dead:
+                self._servers[number] = await self._server()
+
+    async def _do(self, operation: Operation) -> None:
+        server, client = self._servers[operation.server], self._clients[operation.who]
+        try:
+            await self._deed(operation.deed, server, client, operation.amount)
+        except ServerDied:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a command raises is a finding
+            self._told.faults.append(f"{operation} raised {error!r}")
+
+    async def _deed(self, deed: Deed, server: Server, client: Client, amount: int) -> None:
+        engine = server.engine
+        if client.nature is Nature.TWIN:
+            client.held.update(self._clients[TWIN_OF].held)
+        match deed:
+            case Deed.LEASE:
+                await self._lease(engine, client, 2 * amount)
+            case Deed.ANSWER | Deed.RESEND | Deed.FAIL | Deed.SPOIL | Deed.FORGE:
+                if client.nature is Nature.SLOW and deed is Deed.ANSWER:
+                    self._pass_time(61)
+                    await self._upkeep(engine, 1)
+                await self._return(engine, client, self._items(deed, client, amount))
+            case Deed.RENEW:
+                renewed = await engine.work.renew(client.caller, list(client.held))
+                client.drop(client.held.keys() - renewed.keys)
+            case Deed.RELEASE:
+                keys = client.pick(amount)
+                await engine.work.release(client.caller, keys, "bed time")
+                client.drop(keys)
+            case Deed.FORGET:
+                client.held.clear()
+            case Deed.WAIT:
+                self._pass_time(WAITS_S[amount - 1])
+            case Deed.UPKEEP:
+                await self._upkeep(engine, amount)
+            case Deed.SUBMIT:
+                await self._submit(server, amount)
+            case Deed.PAUSE | Deed.RESUME:
+                await self._set_state(engine, "paused" if deed is Deed.PAUSE else "running")
+            case _:
+                assert_never(deed)
+
+    def _items(self, deed: Return, client: Client, amount: int) -> list[Returned]:
+        """What a client returns; `amount` is of units that it holds, or of batches that it sent before."""
+        match deed:
+            case Deed.ANSWER:
+                if client.nature is Nature.DYING and amount % 2:
+                    client.held.clear()
+                return self._captions(client, amount)
+            case Deed.RESEND:
+                again = [item for items in client.sent[-amount:] for item in items]
+                return again[::-1]
+            case Deed.FAIL:
+                return [ReturnedFailure(key, "poisoned") for key in client.pick(amount)]
+            case Deed.SPOIL:
+                return [_spoilt(key) for key in client.pick(amount)]
+            case Deed.FORGE:
+                foreign = [key for key in self._pictures if key not in client.held]
+                return [answer(key, "forged") for key in [*foreign[:amount], (self._campaign.id, 10**9)]]
+            case _:
+                assert_never(deed)
+
+    def _captions(self, client: Client, amount: int) -> list[Returned]:
+        captions: list[Returned] = []
+        for key in client.pick(amount):
+            picture = client.held[key]
+            self._heard[picture] = client.says(picture, self._heard)
+            captions.append(answer(key, self._heard[picture]))
+        return captions
+
+    async def _lease(self, engine: Engine, client: Client, want: int) -> None:
+        for unit in await engine.lease(client.caller, want):
+            picture = self._picture_of(unit.image_hash)
+            client.held[key_of(unit)] = self._pictures[key_of(unit)] = picture
+            self._told.truths[unit.id] = answer(key_of(unit), truth(picture)).body.decode()
+            self._told.handed_out.add(unit.id)
+
+    def _picture_of(self, image_hash: bytes) -> int:
+        return next(n for n, subject in enumerate(self._world.subjects) if subject.image_hash == image_hash)
+
+    async def _return(self, engine: Engine, client: Client, items: Sequence[Returned]) -> None:
+        if not items:
+            return
+        client.sent.append(list(items))
+        answers = [item for item in items if isinstance(item, ReturnedAnswer)]
+        signed = batch(answers) if answers else SignedBatch(b"", bytes(64))
+        acks = await engine.returns(client.caller, items, signed)
+        if [ack.key for ack in acks] != [item.key for item in items]:
+            self._told.faults.append(f"{items} were acknowledged as {acks}")
+        for item, ack in zip(items, acks, strict=False):
+            client.drop([ack.key])
+            if ack.receipt in STORED:
+                if not isinstance(item, ReturnedAnswer):
+                    self._told.faults.append(f"the failure {item} was acknowledged as {ack}")
+                    continue
+                self._told.acknowledged.add((item.key[1], client.caller.user_id, item.hash.hex()))
+
+    async def _upkeep(self, engine: Engine, number: int) -> None:
+        """One job; the fourth is all of them."""
+        every = jobs(engine.db, engine.work, engine.now)
+        for job in every[number - 1 : number] or every:
+            while await job.run_once():
+                pass
+
+    async def _submit(self, server: Server, count: int) -> None:
+        """The next pictures, and again all that were submitted before."""
+        upto = min(self._submitted + count, PICTURES)
+        subjects = self._world.subjects[:upto]
+        engine, campaign = server.engine, self._campaign
+
+        async def body(tx: Transaction) -> int:
+            return await submit(tx, campaign, subjects, engine.key, engine.rng, engine.time)
+
+        born = await engine.db.transaction("submit", body)
+        if born > upto:
+            self._told.faults.append(f"{upto} pictures became {born} units")
+        self._submitted = max(self._submitted, upto)
+
+    async def _set_state(self, engine: Engine, state: str) -> None:
+        """The operator's word reaches one server now, others when they start again."""
+        await engine.fetch("UPDATE campaigns SET state = %s RETURNING id", state)
+        await engine.campaigns.refresh()
+
+    def _pass_time(self, seconds: float) -> None:
+        self._time += timedelta(seconds=seconds)
+        for server in self._servers:
+            server.engine.time = self._time
+
+    async def _drain(self) -> None:
+        """Willing, honest strangers do what is left, stragglers return what they held, upkeep runs."""
+        self._pass_time(1000)
+        self._servers = [await self._server()]
+        engine = self._servers[0].engine
+        await self._set_state(engine, "running")
+        await self._upkeep(engine, 1)
+        for number, spare in enumerate(self._world.spares):
+            client = Client(100 + number, spare, Nature.HONEST)
+            await self._exhaust(engine, client)
+            books = await read_books(self._db)
+            if not books.waiting:
+                break
+        for straggler in self._clients:
+            await self._return(engine, straggler, self._captions(straggler, 100))
+        await self._upkeep(engine, 4)
+
+    async def _exhaust(self, engine: Engine, client: Client) -> None:
+        """Leases and answers until nothing is left for this client."""
+        while True:
+            await self._lease(engine, client, 100)
+            if not client.held:
+                return
+            await self._return(engine, client, self._captions(client, 100))
+
+
+async def _picture(db: Database, digest: bytes) -> int:
+    name = digest.hex()
+    content = NewContent(
+        digest, digest, 0, f"{name}.jpg", f"file:///{name}", 64, 64, "jpeg", 1000, None, None, {}
+    )
+
+    async def body(tx: Transaction) -> int:
+        return (await contents.add(tx, content, None, "test", START)).id
+
+    return await db.transaction("picture", body)
+
+
+def _spoilt(key: Key) -> ReturnedAnswer:
+    """An answer against its schema."""
+    body = b'{"caption": 7}'
+    return ReturnedAnswer(key, hashlib.sha256(body + repr(key).encode()).digest(), body, "m", "test", 0, 1)
