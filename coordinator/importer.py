@@ -123,25 +123,40 @@ class Importer:
                 task.cancel()
 
     async def _read(self, source: Source) -> _Read | Refusal:
-        if not self._campaign.policy.takes_license(source.license):
-            named = source.license or "no licence"
-            return Refusal(source.name, "license_not_taken", f"{named}; the campaign does not take it")
         if not source.value.startswith("file:"):
             known = await self._db.transaction("source", lambda tx: contents.by_source(tx, source.value))
             if known is not None:
-                return _Read(source, known)
+                return self._known(source, known)
+        if not self._campaign.policy.takes_license(source.license) and source.license is not None:
+            return self._not_taken(source, source.license)
         try:
             original = await self._fetcher.fetch(source.value)
             digest = hashlib.sha256(original).digest()
             known = await self._db.transaction("image", lambda tx: contents.by_hash(tx, digest))
             if known is not None:
-                return _Read(source, known)
+                return self._known(source, known)
+            if not self._campaign.policy.takes_license(source.license):
+                return self._not_taken(source, source.license)
             async with self._decoders:
                 derivative = await asyncio.to_thread(make_derivative, original)
         except (FetchRefused, ImageRefused) as refused:
             return Refusal(source.name, refused.code, refused.detail)
         await self._objects.put(derivative.jpeg_hash, derivative.jpeg)
         return _Read(source, derivative)
+
+    def _known(self, source: Source, known: StoredContent) -> _Read | Refusal:
+        """An image that is in the database has one licence, whoever brings it again."""
+        if known.license is not None and source.license not in {None, known.license}:
+            detail = f"the image is known here under {known.license}, not {source.license}"
+            return Refusal(source.name, "license_conflict", detail)
+        license_ = known.license or source.license
+        if not self._campaign.policy.takes_license(license_):
+            return self._not_taken(source, license_)
+        return _Read(source, known)
+
+    def _not_taken(self, source: Source, license_: str | None) -> Refusal:
+        detail = f"{license_ or 'no licence'}; the campaign does not take it"
+        return Refusal(source.name, "license_not_taken", detail)
 
     async def _store(self, batch: Sequence[_Read], set_id: int, report: ImportReport) -> None:
         now = self._clock()
@@ -165,7 +180,9 @@ class Importer:
     async def _store_one(self, tx: Transaction, read: _Read, now: datetime) -> StoredContent:
         source = read.source
         if isinstance(read.content, StoredContent):
-            await contents.add_source(tx, read.content.id, source.value, now)
+            known = read.content.id
+            await contents.add_source(tx, known, source.value, now)
+            await contents.complete(tx, known, source.license, source.attribution, source.meta)
             return read.content
         derivative = read.content
         twin = None

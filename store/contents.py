@@ -169,6 +169,19 @@ async def add(
     return stored
 
 
+async def complete(
+    tx: Transaction, content_id: int, license_: str | None, attribution: str | None, meta: dict[str, Any]
+) -> None:
+    """Fills in what was not known of an image; what is known stays, but for metadata, which is renewed."""
+    statement = sa.update(contents).where(contents.c.id == content_id)
+    known = {
+        "license": sa.func.coalesce(contents.c.license, license_),
+        "attribution": sa.func.coalesce(contents.c.attribution, attribution),
+        "meta": contents.c.meta.op("||")(sa.cast(meta, JSONB)),
+    }
+    await tx.sql.execute(statement.values(**known))
+
+
 async def add_source(tx: Transaction, content_id: int, value: str, now: datetime) -> None:
     """Remembers that an image came from here; a source that is known already stays as it is."""
     kind = "file" if value.startswith("file:") else "url"

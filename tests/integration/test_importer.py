@@ -289,3 +289,42 @@ async def test_a_private_address_in_a_list_is_never_called(engine: Engine, desk:
         "bad_url",
         *["private_address"] * 3,
     ]
+
+
+def _list(folder: Path, name: str, photo: Path, **said: object) -> Path:
+    listed = folder / name
+    listed.write_text(json.dumps({"path": str(photo), **said}) + "\n", "utf-8")
+    return listed
+
+
+async def test_an_image_cannot_be_given_another_licence_by_another_campaign(
+    engine: Engine, desk: Desk, tmp_path: Path
+):
+    photo = _save(tmp_path / "x.jpg", _picture(7))
+    one = await engine.campaign("one")
+    free = await engine.campaign("free", licenses=["CC0-1.0"])
+    await desk.run(one, _list(tmp_path, "a.jsonl", photo, license="proprietary", attribution="Ann"))
+
+    claimed = await desk.run(free, _list(tmp_path, "b.jsonl", photo, license="CC0-1.0", attribution="Bob"))
+    silent = await desk.run(free, _list(tmp_path, "c.jsonl", photo))
+
+    assert [refusal.code for refusal in claimed.refused] == ["license_conflict"]
+    assert [refusal.code for refusal in silent.refused] == ["license_not_taken"]
+    assert await engine.value("SELECT count(*) FROM units WHERE campaign_id = %s", free.id) == 0
+    assert await engine.fetch("SELECT license, attribution FROM contents") == [("proprietary", "Ann")]
+
+
+async def test_a_second_import_fills_in_what_was_not_known_of_an_image(
+    engine: Engine, desk: Desk, tmp_path: Path
+):
+    photo = _save(tmp_path / "x.jpg", _picture(7))
+    campaign = await engine.campaign(licenses=["CC0-1.0"])
+    first = await desk.run(await engine.campaign("any"), photo)
+    said = {"license": "CC0-1.0", "attribution": "Ann", "metadata": {"title": "A day"}}
+
+    second = await desk.run(campaign, _list(tmp_path, "b.jsonl", photo, **said))
+
+    assert (first.images, second.known, second.refused) == (1, 1, [])
+    [(license_, attribution, meta)] = await engine.fetch("SELECT license, attribution, meta FROM contents")
+    assert (license_, attribution) == ("CC0-1.0", "Ann")
+    assert "A day" in json.dumps(meta)
