@@ -18,12 +18,14 @@ class AcceptedUnit:
 
 @dataclass(frozen=True, slots=True)
 class HostOutcome:
-    """What became of one host's results."""
+    """What became of one host's results: how many agreed; of those that did not, how many said what the host
+    says of many images (`repeated`), and how many something of their own (`differing`)."""
 
     host_name: str
     results: int
     agreed: int
-    disagreed: int
+    repeated: int
+    differing: int
 
 
 @dataclass(frozen=True, slots=True)

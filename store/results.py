@@ -186,20 +186,24 @@ async def count(tx: Transaction) -> list[tuple[int, int]]:
     return [tuple(row) for row in await found.fetchall()]
 
 
-async def count_by_host(tx: Transaction, campaign_id: int) -> list[tuple[str, int, int, int]]:
-    """(host name, results, judged to agree, judged to disagree) of a campaign."""
+async def count_by_host(tx: Transaction, campaign_id: int) -> list[tuple[str, int, int, int, int]]:
+    """(host name, results, agreed, disagreed and said of over two units, disagreed otherwise)."""
     found = await tx.raw.execute(COUNT_BY_HOST, {"campaign": campaign_id})
     return [tuple(row) for row in await found.fetchall()]
 
 
 COUNT_BY_HOST = """
-SELECT h.name, count(*), count(*) FILTER (WHERE l.judgement = 'agreed'),
-       count(*) FILTER (WHERE l.judgement = 'disagreed')
-FROM results r
+SELECT h.name, count(*), count(*) FILTER (WHERE r.judgement = 'agreed'),
+       count(*) FILTER (WHERE r.judgement = 'disagreed' AND r.said > 2),
+       count(*) FILTER (WHERE r.judgement = 'disagreed' AND r.said <= 2)
+FROM (
+    SELECT r.host_id, l.judgement, count(*) OVER (PARTITION BY r.host_id, r.body) AS said
+    FROM results r
+    LEFT JOIN ledger l ON l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id AND l.user_id = r.user_id
+                      AND l.judgement <> 'failed'
+    WHERE r.campaign_id = %(campaign)s
+) AS r
 JOIN hosts h ON h.id = r.host_id
-LEFT JOIN ledger l ON l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id AND l.user_id = r.user_id
-                  AND l.judgement <> 'failed'
-WHERE r.campaign_id = %(campaign)s
 GROUP BY h.name ORDER BY h.name
 """
 

@@ -49,13 +49,15 @@ class VolunteerTally:
     results: int
     agreed: int
     refused: int
+    unjudged: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """The demo in figures. Units count one perspective of one image.
 
-    `refused` counts results that were not accepted, by reason. `truth_correct` and `wrong_accepted`
+    `refused` counts results that the cross-check judged to be wrong, by reason; `unjudged` those of units
+    that ended without a verdict. `truth_correct` and `wrong_accepted`
     count accepted units and are None where the truth is not known. `lost` counts units that ended
     neither accepted nor exhausted, and acknowledged results that are gone.
     """
@@ -68,6 +70,7 @@ class Tally:
     lost: int
     seconds: float
     refused: Mapping[str, int] = field(default_factory=dict)
+    unjudged: int = 0
     truth_correct: int | None = None
     wrong_accepted: int | None = None
     volunteers: tuple[VolunteerTally, ...] = ()
@@ -109,12 +112,14 @@ def _rows(tally: Tally) -> list[tuple[str, str, str, str]]:
         (
             "accepted",
             f"{tally.accepted}",
-            "units whose answers agreed with each other, and with no other image",
+            "units whose answers bore each other out",
             "",
         ),
     ]
     for reason, count in sorted(tally.refused.items()):
-        rows.append(("refused", f"{count}", f"results not accepted: {reason.replace('_', ' ')}", ""))
+        rows.append(("refused", f"{count}", reason.replace("_", " "), ""))
+    if tally.unjudged:
+        rows.append(("not judged", f"{tally.unjudged}", "results of exhausted units", ""))
     rows += [
         (
             "exhausted",
@@ -147,8 +152,9 @@ def _volunteer_table(volunteers: tuple[VolunteerTally, ...]) -> Table:
     lines = Table(title="Who did what", title_justify="left", box=box.SIMPLE)
     for name in ("volunteer", "conduct"):
         lines.add_column(name, no_wrap=True)
-    for name in ("results", "agreed", "refused"):
+    for name in ("results", "agreed", "refused", "not judged"):
         lines.add_column(name, justify="right")
     for one in volunteers:
-        lines.add_row(one.name, one.conduct, f"{one.results}", f"{one.agreed}", f"{one.refused}")
+        figures = (one.results, one.agreed, one.refused, one.unjudged)
+        lines.add_row(one.name, one.conduct, *map(str, figures))
     return lines

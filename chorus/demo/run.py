@@ -30,7 +30,7 @@ from coordinator.fetching import Fetcher
 from coordinator.importer import Importer
 from coordinator.keys import keys_of
 from coordinator.objects import Objects
-from coordinator.outcome import Outcome, read_outcome
+from coordinator.outcome import HostOutcome, Outcome, read_outcome
 from coordinator.policy import read_campaign
 from coordinator.settings import Settings
 from coordinator.status import read_status
@@ -67,6 +67,7 @@ async def demo(plan: Plan) -> bool:
     """Runs the plan and prints its table; gives whether nothing was lost and nothing wrong accepted."""
     began = time.monotonic()
     console = Console()
+    _check_outputs(plan)
     folder = Path(tempfile.mkdtemp(prefix="chorus-demo-"))
     folder.chmod(0o711)  # ours: PostgreSQL's user has to pass where we are root
     try:
@@ -87,6 +88,15 @@ async def demo(plan: Plan) -> bool:
     if plan.json_file is not None:
         plan.json_file.write_text(tally.to_json(), "utf-8")
     return tally.sound
+
+
+def _check_outputs(plan: Plan) -> None:
+    """Fails before the work rather than after it, where results cannot be written."""
+    if plan.out is not None:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        (plan.out / "metadata.json").touch()
+    if plan.json_file is not None:
+        plan.json_file.touch()
 
 
 @contextlib.asynccontextmanager
@@ -232,21 +242,20 @@ def _tally(
     correct = _count_true(outcome, scenes) if scenes else None
     lines = []
     for role in roles:
-        host = by_name.get(role.name)
-        figures = (0, 0, 0) if host is None else (host.results, host.agreed, host.disagreed)
-        lines.append(
-            VolunteerTally(
-                name=role.name,
-                conduct=role.conduct,
-                results=figures[0],
-                agreed=figures[1],
-                refused=figures[2],
-            )
+        host = by_name.get(role.name) or HostOutcome(role.name, 0, 0, 0, 0)
+        disagreed = host.repeated + host.differing
+        line = VolunteerTally(
+            name=role.name,
+            conduct=role.conduct,
+            results=host.results,
+            agreed=host.agreed,
+            refused=disagreed,
+            unjudged=host.results - host.agreed - disagreed,
         )
-    on_exhausted = campaign["results"] - sum(line.agreed + line.refused for line in lines)
+        lines.append(line)
     refused = {
-        "disagreed_with_the_others": sum(line.refused for line in lines),
-        "unit_exhausted": on_exhausted,
+        "differs_from_the_others": sum(host.differing for host in outcome.hosts),
+        "same_answer_to_many_images": sum(host.repeated for host in outcome.hosts),
     }
     return Tally(
         images=campaign["images"],
@@ -257,6 +266,7 @@ def _tally(
         lost=campaign["open"] + len(promised - outcome.stored),
         seconds=round(seconds, 1),
         refused={reason: count for reason, count in refused.items() if count},
+        unjudged=sum(line.unjudged for line in lines),
         truth_correct=correct,
         wrong_accepted=None if correct is None else len(outcome.accepted) - correct,
         volunteers=tuple(lines),

@@ -97,7 +97,7 @@ def test_the_json_carries_every_promised_figure():
     promised = (
         "images units results accepted exhausted truth_correct wrong_accepted lost results_per_accepted"
     )
-    assert {*promised.split(), "seconds", "refused", "volunteers", "sound"} == figures.keys()
+    assert {*promised.split(), "seconds", "refused", "unjudged", "volunteers", "sound"} == figures.keys()
     assert figures["results_per_accepted"] == 2.5
     assert figures["refused"] == {"disagreed": 17, "other_image": 5}
 
