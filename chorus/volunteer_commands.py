@@ -92,6 +92,9 @@ def run(
     exit_when_idle: Annotated[
         float | None, typer.Option(min=0, help="End after so many seconds without work.")
     ] = None,
+    drain_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds that the first Ctrl-C waits for the model's next answer.")
+    ] = 120.0,
     json_log: Annotated[bool, typer.Option("--json-log", help="One JSON object a line.")] = False,
 ) -> None:
     """Caption images until stopped: Ctrl-C once to finish what is held, twice to hand it back."""
@@ -108,6 +111,7 @@ def run(
             seed=seed,
             temperature=temperature,
             exit_when_idle_s=exit_when_idle,
+            drain_limit_s=drain_limit,
         )
         status = asyncio.run(client.run(configure.Home(home), settings, _log(json_log)))
     except configure.ConfigureError as error:

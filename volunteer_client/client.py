@@ -34,7 +34,10 @@ EXIT_KILLED = 130
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a run was asked for. `exit_when_idle_s` None runs for ever; `seed` None draws one."""
+    """How a run was asked for. `exit_when_idle_s` None runs for ever; `seed` None draws one.
+
+    `drain_limit_s` is how long a drain waits for the endpoint's next answer before it hands back.
+    """
 
     endpoint: str
     model: str
@@ -45,6 +48,7 @@ class Settings:
     seed: int | None = None
     temperature: float | None = None
     exit_when_idle_s: float | None = None
+    drain_limit_s: float = 120.0
 
 
 class Mode(IntEnum):
@@ -102,7 +106,15 @@ async def run(home: Home, settings: Settings, log: Log) -> int:
                 coordinator, enrolment, holdings, stats, wish, random=random, log=log, on_stop=workers.abort
             )
             log.info("starting", host=enrolment.host_id, user=enrolment.user_name, model=settings.model)
-            client = Client(conversation, workers, holdings, stats, settings.exit_when_idle_s, log)
+            client = Client(
+                conversation,
+                workers,
+                holdings,
+                stats,
+                settings.exit_when_idle_s,
+                settings.drain_limit_s,
+                log,
+            )
             return await client.run()
 
 
@@ -116,6 +128,7 @@ class Client:
         holdings: Holdings,
         stats: Stats,
         exit_when_idle_s: float | None,
+        drain_limit_s: float,
         log: Log,
     ) -> None:
         self._conversation = conversation
@@ -123,8 +136,10 @@ class Client:
         self._holdings = holdings
         self._stats = stats
         self._exit_when_idle_s = exit_when_idle_s
+        self._drain_limit_s = drain_limit_s
         self._log = log
         self._mode = Mode.RUNNING
+        self._drained: tuple[int, float] | None = None
 
     async def run(self) -> int:
         """Until the end; gives the exit status."""
@@ -167,8 +182,18 @@ class Client:
 
     async def _until_over(self) -> None:
         while self._mode < Mode.HANDING_BACK:
-            if self._mode is Mode.DRAINING and self._conversation.is_done():
-                return
+            if self._mode is Mode.DRAINING:
+                if self._conversation.is_done():
+                    return
+                still = self._drain_left()
+                if still <= 0:
+                    self._log.warning(
+                        "handing back: the endpoint gave no answer", seconds=self._drain_limit_s
+                    )
+                    self._mode = Mode.HANDING_BACK
+                    return
+                await self._holdings.changed.wait(still)
+                continue
             idle_since, patience = self._conversation.idle_since, self._exit_when_idle_s
             left = None
             if idle_since is not None and patience is not None and self._conversation.is_done():
@@ -177,6 +202,13 @@ class Client:
                     self._log.info("ending: there was nothing to do", seconds=patience)
                     return
             await self._holdings.changed.wait(left)
+
+    def _drain_left(self) -> float:
+        """Seconds until a drain in which nothing is finished any more is given up."""
+        ended = self._stats.answered + self._stats.failed
+        if self._drained is None or self._drained[0] != ended:
+            self._drained = (ended, self._holdings.clock())
+        return self._drained[1] + self._drain_limit_s - self._holdings.clock()
 
     def _on_signal(self) -> None:
         match self._mode:

@@ -96,6 +96,19 @@ async def test_the_first_interrupt_finishes_what_is_held(counterpart: Counterpar
     assert len(counterpart.waiting) == 44
 
 
+async def test_a_drain_does_not_wait_for_ever_for_a_model_that_hangs(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.add_units(6)
+    model.allowed = asyncio.Semaphore(1)
+    async with client_process(home, model, "--drain-limit", "0.5") as process:
+        await read_until(process, '"done"')
+        process.send_signal(signal.SIGINT)
+        await read_until(process, "the endpoint gave no answer")
+        assert await process.wait() == 0
+    assert (len(counterpart.stored), len(counterpart.released)) == (1, 5)
+
+
 async def test_the_second_interrupt_hands_back(counterpart: Counterpart, model: Model, home: Home):
     counterpart.add_units(6)
     model.allowed = asyncio.Semaphore(1)
