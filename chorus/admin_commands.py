@@ -44,6 +44,40 @@ def create_campaign(
     run(command())
 
 
+@campaign_app.command("pause")
+def pause_campaign(
+    name: Annotated[str, typer.Argument(help="The campaign's name.")],
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Hand out no more work of a campaign; what is out may still come back."""
+    _set_state(name, "paused", data, database_url)
+
+
+@campaign_app.command("resume")
+def resume_campaign(
+    name: Annotated[str, typer.Argument(help="The campaign's name.")],
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Hand out a paused campaign's work again."""
+    _set_state(name, "running", data, database_url)
+
+
+def _set_state(name: str, state: str, data: Path | None, database_url: str | None) -> None:
+    from chorus.operator import open_database, run, settings_from
+    from coordinator.campaigns import set_state
+
+    settings = settings_from(data=data, database_url=database_url)
+
+    async def command() -> None:
+        async with open_database(settings) as db:
+            await set_state(db, name, state)
+
+    run(command())
+    print(f"Campaign '{name}' is {state}.")
+
+
 @app.command("import")
 def import_images(
     campaign: Annotated[str, typer.Argument(help="The campaign's name.")],
@@ -75,6 +109,8 @@ def _tell_import(report: "ImportReport") -> None:
         f"{report.images} new images ({report.near_duplicates} look like one that is there), "
         f"{report.known} known before, {len(report.refused)} skipped; {report.units} new units."
     )
+    if report.refused and not report.images and not report.known:
+        raise typer.Exit(1)
 
 
 @app.command()

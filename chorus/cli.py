@@ -95,5 +95,17 @@ def bench(
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Runs the command; without the server's parts, says how to get them."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in {"captions", "chorus", "coordinator", "protos", "store", "volunteer_client"}:
+            raise
+        typer.secho(
+            f"This installation is a volunteer's: '{missing}' is missing. For the coordinator's commands "
+            "install with the server extra: pip install '.[server]' [server_extra_missing]",
+            fg=typer.colors.RED,
+            err=True,
+        )
+        raise SystemExit(1) from None

@@ -46,6 +46,9 @@ def run(command: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(command)
     except (OperatorError, DatabaseError, EmbeddedError) as error:
         give_up(error.code, str(error))
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        give_up("file_unusable", f"{named}{error.strerror or error}.")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -53,6 +56,7 @@ def run(command: Coroutine[Any, Any, T]) -> T:
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The coordinator's database, migrated: the named one, or the embedded one, started where it is not."""
+    from coordinator.errors import OperatorError
     from store.embedded import EmbeddedPostgres, running_url
     from store.migrate import upgrade
 
@@ -60,6 +64,12 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         url = settings.database_url
         if url is None:
             folder = database_folder(settings)
+            if not folder.is_dir():
+                raise OperatorError(
+                    "no_coordinator",
+                    f"There is no coordinator in {settings.data.resolve()}. "
+                    f"Start one with `chorus up --data {settings.data}`, or name its folder with --data.",
+                )
             url = await asyncio.to_thread(running_url, folder)
             if url is None:
                 server = EmbeddedPostgres(folder)
@@ -67,9 +77,9 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
                 url = await asyncio.to_thread(server.start)
                 stack.callback(server.stop)
         db = Database.connect(url, pool_size=4)
-        await db.check_server()
-        await asyncio.to_thread(upgrade, url)
         try:
+            await db.check_server()
+            await asyncio.to_thread(upgrade, url)
             yield db
         finally:
             await db.close()

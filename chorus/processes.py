@@ -14,6 +14,7 @@ import structlog
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+GIVE_UP_AFTER = 8
 RESTART_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 log = structlog.get_logger("processes")
@@ -129,8 +130,11 @@ class Child:
 
 
 async def keep_running(child: Child) -> None:
-    """Starts a child again whenever it ends, at a growing pace; runs until cancelled."""
-    deaths = 0
+    """Starts a child again whenever it ends, at a growing pace; runs until cancelled.
+
+    Raises StartError where it did not come up GIVE_UP_AFTER times in a row.
+    """
+    deaths, refusals = 0, 0
     while True:
         began = asyncio.get_running_loop().time()
         status = await child.ended()
@@ -143,7 +147,12 @@ async def keep_running(child: Child) -> None:
         try:
             await child.start()
         except StartError as error:
+            refusals += 1
             log.error("process_does_not_start", process=child.name, error=str(error))
+            if refusals == GIVE_UP_AFTER:
+                raise
+        else:
+            refusals = 0
 
 
 def python(*arguments: str) -> list[str]:

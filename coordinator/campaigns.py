@@ -156,3 +156,9 @@ async def find_row(db: Database, name: str) -> campaigns.CampaignRow:
         )
         raise OperatorError("campaign_unknown", f"There is no campaign '{name}'. {there}")
     return found
+
+
+async def set_state(db: Database, name: str, state: str) -> None:
+    """Pauses ("paused") or resumes ("running") a campaign; coordinators notice within a second."""
+    campaign = await find_row(db, name)
+    await db.transaction("set state", lambda tx: campaigns.set_state(tx, campaign.id, state))

@@ -28,7 +28,11 @@ class ExportReport:
 
 
 async def export(db: Database, campaign: CampaignRow, folder: Path, now: datetime) -> ExportReport:
-    """Writes annotations.jsonl and metadata.json into `folder`; each appears whole or not at all."""
+    """Writes annotations.jsonl, then metadata.json with its SHA-256, into `folder`.
+
+    Each file appears whole or not at all. Where a crash came between the two, the SHA-256 tells, and
+    exporting again mends it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{LINES}.part"
     digest, images, licenses, count = hashlib.sha256(), set(), Counter[str](), 0
@@ -58,7 +62,11 @@ async def export(db: Database, campaign: CampaignRow, folder: Path, now: datetim
         "policy": campaign.policy,
     }
     unfinished = folder / "metadata.json.part"
-    unfinished.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    with unfinished.open("w", encoding="utf-8") as text:
+        json.dump(metadata, text, indent=2, ensure_ascii=False)
+        text.write("\n")
+        text.flush()
+        os.fsync(text.fileno())
     unfinished.replace(folder / "metadata.json")
     return ExportReport(count, len(images), folder)
 

@@ -50,7 +50,7 @@ class Identity:
         token, now = secrets.token_urlsafe(18), self._clock()
 
         async def body(tx: Transaction) -> None:
-            user_id = None if user is None else await hosts.ensure_user(tx, user, "volunteer", now)
+            user_id = None if user is None else await hosts.ensure_user(tx, _name(user), "volunteer", now)
             await hosts.add_invite(tx, _token_hash(token), user_id, tier_cap, uses, now + lifetime, now)
 
         await self._db.transaction("invite", body)

@@ -91,3 +91,8 @@ async def all_tasks(tx: Transaction) -> list[TaskRow]:
     """Every task of every campaign."""
     rows = await tx.sql.execute(sa.select(tasks).order_by(tasks.c.campaign_id, tasks.c.perspective_id))
     return [TaskRow(*row) for row in rows]
+
+
+async def set_state(tx: Transaction, campaign_id: int, state: str) -> None:
+    """Makes a campaign hand out work ("running") or not ("paused")."""
+    await tx.sql.execute(sa.update(campaigns).where(campaigns.c.id == campaign_id).values(state=state))

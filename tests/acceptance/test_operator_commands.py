@@ -158,6 +158,7 @@ def test_import_answers_bad_arguments_with_words(street: Street, tmp_path: Path)
     assert "[network_invalid]" in refused(street, "import", "scenes", tmp_path, "--allow-network", "x")
     missing = street.admin("import", "scenes", tmp_path / "missing")
     assert "[no_such_path]" in missing.stderr
+    assert missing.returncode == 1
 
 
 def test_status_has_its_figures(street: Street) -> None:
@@ -238,8 +239,30 @@ def test_export_of_no_campaign_names_those_there_are(street: Street, tmp_path: P
     assert "scenes" in refused(street, "export", "no-such", "--out", tmp_path)
 
 
+def test_a_paused_campaign_is_shown_so_and_resumes(street: Street) -> None:
+    assert street.admin("campaign", "pause", "scenes").returncode == 0
+    assert campaign_of(street, "scenes")["state"] == "paused"
+    assert "scenes (paused)" in street.admin("status").stdout
+    street.admin("campaign", "resume", "scenes")
+    assert campaign_of(street, "scenes")["state"] == "running"
+    assert "[campaign_unknown]" in refused(street, "campaign", "pause", "no-such")
+
+
+def test_export_into_what_is_no_folder_is_told(street: Street, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "[file_unusable]" in refused(street, "export", "scenes", "--out", tmp_path / "file")
+
+
 def test_commands_work_while_nothing_runs(data_folder: Path) -> None:
     where = ("--data", data_folder / "data")
+    mistyped = chorus("admin", "status", *where)
+    assert mistyped.returncode == 1
+    assert "[no_coordinator]" in mistyped.stderr
+    assert not (data_folder / "data").exists(), "only `up` makes a coordinator"
+    with Process([*CHORUS, "up", "--port", "0", "--images-port", "0", *where], data_folder / "up.log") as up:
+        up.await_words("Ctrl-C stops.")
+        up.interrupt()
+        assert up.ended() == 0
     empty = chorus("admin", "status", *where)
     assert "campaign create" in empty.stdout
     created = chorus("admin", "campaign", "create", write_campaign(data_folder), *where)
