@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from coordinator.campaigns import Campaign, Campaigns
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
-from coordinator.lifecycle import LeaseEnding
+from coordinator.lifecycle import LeaseEnding, UnitState
 from coordinator.scheduler import Scheduler
 from coordinator.settlement import EndedLease, Key, give_back
 from protos.tier import Tier
@@ -111,9 +111,13 @@ class Work:
         found = [await self._campaigns.find(campaign_id) for campaign_id in {key[0] for key in keys}]
         lease_s = min((campaign.policy.lease_s for campaign in found if campaign is not None), default=0)
         deadline = self._clock() + timedelta(seconds=lease_s)
-        moved = await self._db.transaction(
-            "renew", lambda tx: leases.renew(tx, caller.host_id, sorted(set(keys)), deadline)
-        )
+
+        async def body(tx: Transaction) -> set[Key]:
+            locked = await units.lock(tx, sorted(set(keys)))
+            wanted = [(unit.campaign_id, unit.id) for unit in locked if unit.state == UnitState.OPEN]
+            return await leases.renew(tx, caller.host_id, wanted, deadline)
+
+        moved = await self._db.transaction("renew", body)
         return Renewed(moved, lease_s)
 
     async def release(self, caller: Caller, keys: Sequence[Key], reason: str) -> int:

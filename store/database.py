@@ -13,6 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 MINIMUM_SERVER = 170_000
 ATTEMPTS = 5
+# Statements read by key. A plan may have been made while a table was small or empty, and be wrong by orders
+# of magnitude until the next ANALYZE; so no scans, and hot statements fence the planner in: a row is found
+# LATERAL … OFFSET 0 by its index, and deleted by its place (ctid) once it is found.
+BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 RawConnection = psycopg.AsyncConnection[Any]
@@ -49,7 +53,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=30,
-            connect_args={"prepare_threshold": 3, "application_name": "chorus"},
+            connect_args={"prepare_threshold": 3, "application_name": "chorus", "options": BY_INDEX},
         )
         return cls(engine)
 

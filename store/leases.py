@@ -1,4 +1,8 @@
-"""Leases: `leases` holds the live ones alone, `past_leases` how those without a result ended."""
+"""Leases: `leases` holds the live ones alone, `past_leases` how those without a result ended.
+
+A lease is born by a claim; after that it changes only under its unit's lock, so that it may be deleted by
+its place in the table.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,12 +95,14 @@ async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lea
 OF_UNITS = """
 SELECT l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, l.deadline
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-JOIN leases l ON l.campaign_id = wanted.campaign_id AND l.unit_id = wanted.unit_id
+CROSS JOIN LATERAL (
+    SELECT * FROM leases WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id OFFSET 0
+) AS l
 """
 
 
 async def answered(tx: Transaction, held: Sequence[tuple[int, int, int]]) -> None:
-    """Ends leases, given by campaign, unit and user, whose results are stored in the same transaction."""
+    """Ends leases of locked units, by campaign, unit and user, whose results are stored with it."""
     if held:
         columns = {
             "campaigns": [one[0] for one in held],
@@ -107,10 +113,15 @@ async def answered(tx: Transaction, held: Sequence[tuple[int, int, int]]) -> Non
 
 
 ANSWERED = """
-DELETE FROM leases l
-USING unnest(%(campaigns)b::int[], %(units)b::bigint[], %(users)b::bigint[])
-    AS done (campaign_id, unit_id, user_id)
-WHERE l.campaign_id = done.campaign_id AND l.unit_id = done.unit_id AND l.user_id = done.user_id
+DELETE FROM leases WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid
+    FROM unnest(%(campaigns)b::int[], %(units)b::bigint[], %(users)b::bigint[])
+        AS done (campaign_id, unit_id, user_id)
+    CROSS JOIN LATERAL (
+        SELECT leases.ctid FROM leases
+        WHERE campaign_id = done.campaign_id AND unit_id = done.unit_id AND user_id = done.user_id
+        OFFSET 0
+    ) AS l))
 """
 
 
@@ -139,7 +150,7 @@ SELECT campaign_id, unit_id, lane, host_id, user_id, leased_at, %(now)s, ending,
 async def renew(
     tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]], deadline: datetime
 ) -> set[tuple[int, int]]:
-    """Moves the deadline of this host's leases on open units; gives those that it moved."""
+    """Moves the deadline of this host's leases on these locked units; gives those that it moved."""
     found = await tx.raw.execute(RENEW, {**_columns(keys), "host": host_id, "deadline": deadline})
     return {(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()}
 
@@ -147,7 +158,6 @@ async def renew(
 RENEW = """
 UPDATE leases l SET deadline = %(deadline)s
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS held (campaign_id, unit_id)
-JOIN units u ON u.campaign_id = held.campaign_id AND u.id = held.unit_id AND u.state = 'open'
 WHERE l.campaign_id = held.campaign_id AND l.unit_id = held.unit_id AND l.host_id = %(host)s
 RETURNING l.campaign_id, l.unit_id
 """
@@ -179,7 +189,9 @@ async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLea
 PAST = """
 SELECT p.campaign_id, p.unit_id, p.lane, p.host_id, p.ending, p.detail
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-JOIN past_leases p ON p.campaign_id = wanted.campaign_id AND p.unit_id = wanted.unit_id
+CROSS JOIN LATERAL (
+    SELECT * FROM past_leases WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id OFFSET 0
+) AS p
 ORDER BY p.id
 """
 

@@ -144,7 +144,9 @@ OF_UNITS = """
 SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, r.lane, r.hash,
        COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb) AS answer, r.model, r.late
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-JOIN results r ON r.campaign_id = wanted.campaign_id AND r.unit_id = wanted.unit_id
+CROSS JOIN LATERAL (
+    SELECT * FROM results WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id OFFSET 0
+) AS r
 ORDER BY r.campaign_id, r.unit_id, r.returned_at, r.user_id
 """
 

@@ -133,7 +133,7 @@ async def draw(
 
 DRAW = """
 WITH picked AS (
-    SELECT r.campaign_id, r.perspective_id, r.tier, r.lane, r.block, r.shuffle, r.unit_id
+    SELECT r.ctid
     FROM ready r
     WHERE r.campaign_id = %(campaign)s AND r.perspective_id = %(perspective)s AND r.tier = %(tier)s
       AND r.lane = %(lane)s AND (r.block, r.shuffle) >= (%(block)s, %(shuffle)s)
@@ -147,12 +147,13 @@ WITH picked AS (
     LIMIT %(want)s
     FOR UPDATE OF r SKIP LOCKED
 ), taken AS (
-    DELETE FROM ready r USING picked p
-    WHERE r.campaign_id = p.campaign_id AND r.perspective_id = p.perspective_id AND r.tier = p.tier
-      AND r.lane = p.lane AND r.block = p.block AND r.shuffle = p.shuffle AND r.unit_id = p.unit_id
+    -- By place: the rows are locked, and a join would be planned by statistics that may be hours behind.
+    DELETE FROM ready r WHERE r.ctid = ANY (ARRAY(SELECT ctid FROM picked))
     RETURNING r.campaign_id, r.unit_id, r.fresh
 ), wanted AS (
-    SELECT u.*, t.fresh FROM taken t JOIN units u ON u.campaign_id = t.campaign_id AND u.id = t.unit_id
+    SELECT u.*, t.fresh FROM taken t CROSS JOIN LATERAL (
+        SELECT * FROM units WHERE campaign_id = t.campaign_id AND id = t.unit_id OFFSET 0
+    ) AS u
     WHERE u.state = 'open'
 ), leased AS (
     INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline)
@@ -210,10 +211,16 @@ async def lanes_of(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tup
 LANES_OF = """
 SELECT r.campaign_id, r.unit_id, r.lane, r.fresh
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
-CROSS JOIN generate_series(0, 31) AS possible (lane)
-JOIN ready r ON r.campaign_id = u.campaign_id AND r.perspective_id = u.perspective_id AND r.tier = u.tier
-            AND r.lane = possible.lane AND r.block = u.block AND r.shuffle = u.shuffle AND r.unit_id = u.id
+CROSS JOIN LATERAL (
+    SELECT * FROM units WHERE campaign_id = wanted.campaign_id AND id = wanted.unit_id OFFSET 0
+) AS u
+CROSS JOIN LATERAL (
+    SELECT * FROM ready
+    WHERE campaign_id = u.campaign_id AND perspective_id = u.perspective_id AND tier = u.tier
+      AND lane = ANY (ARRAY(SELECT generate_series(0, 31)))
+      AND block = u.block AND shuffle = u.shuffle AND unit_id = u.id
+    OFFSET 0
+) AS r
 """
 
 
@@ -225,12 +232,18 @@ async def remove(tx: Transaction, replicas: Sequence[Replica]) -> None:
 
 
 REMOVE = """
-DELETE FROM ready r
-USING unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
-             %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[])
-    AS gone (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-WHERE r.campaign_id = gone.campaign_id AND r.perspective_id = gone.perspective_id AND r.tier = gone.tier
-  AND r.lane = gone.lane AND r.block = gone.block AND r.shuffle = gone.shuffle AND r.unit_id = gone.unit_id
+DELETE FROM ready WHERE ctid = ANY (ARRAY(
+    SELECT r.ctid
+    FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
+                %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[])
+        AS gone (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
+    CROSS JOIN LATERAL (
+        SELECT ready.ctid FROM ready
+        WHERE campaign_id = gone.campaign_id AND perspective_id = gone.perspective_id
+          AND tier = gone.tier AND lane = gone.lane AND block = gone.block
+          AND shuffle = gone.shuffle AND unit_id = gone.unit_id
+        OFFSET 0
+    ) AS r))
 """
 
 

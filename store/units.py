@@ -153,10 +153,14 @@ async def lock(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[LockedU
 LOCK = """
 SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.tier, u.block, u.shuffle, u.state,
        u.canonical_user_id
-FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
-ORDER BY u.campaign_id, u.id
-FOR NO KEY UPDATE OF u
+FROM (
+    SELECT * FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS keys (campaign_id, unit_id)
+    ORDER BY campaign_id, unit_id
+) AS wanted
+CROSS JOIN LATERAL (
+    SELECT * FROM units WHERE campaign_id = wanted.campaign_id AND id = wanted.unit_id
+    OFFSET 0 FOR NO KEY UPDATE
+) AS u
 """
 
 
@@ -169,7 +173,9 @@ async def facts(tx: Transaction, keys: Sequence[tuple[int, int]]) -> dict[tuple[
 FACTS = """
 SELECT u.campaign_id, u.id, u.perspective_id, u.content_id
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-JOIN units u ON u.campaign_id = wanted.campaign_id AND u.id = wanted.unit_id
+CROSS JOIN LATERAL (
+    SELECT * FROM units WHERE campaign_id = wanted.campaign_id AND id = wanted.unit_id OFFSET 0
+) AS u
 """
 
 
@@ -200,9 +206,14 @@ WITH verdicts AS (
     WHERE u.campaign_id = v.campaign_id AND u.id = v.unit_id AND u.state = 'open'
     RETURNING u.campaign_id, u.perspective_id, u.tier, u.block, u.shuffle, u.id
 ), cleared AS (
-    DELETE FROM ready r USING closed c, generate_series(0, 31) AS possible (lane)
-    WHERE r.campaign_id = c.campaign_id AND r.perspective_id = c.perspective_id AND r.tier = c.tier
-      AND r.lane = possible.lane AND r.block = c.block AND r.shuffle = c.shuffle AND r.unit_id = c.id
+    DELETE FROM ready WHERE ctid = ANY (ARRAY(
+        SELECT spare.ctid FROM closed c CROSS JOIN LATERAL (
+            SELECT r.ctid FROM ready r
+            WHERE r.campaign_id = c.campaign_id AND r.perspective_id = c.perspective_id AND r.tier = c.tier
+              AND r.lane = ANY (ARRAY(SELECT generate_series(0, 31)))
+              AND r.block = c.block AND r.shuffle = c.shuffle AND r.unit_id = c.id
+            OFFSET 0
+        ) AS spare))
 )
 INSERT INTO settled (campaign_id, unit_id) SELECT campaign_id, id FROM closed
 """

@@ -62,7 +62,10 @@ async def test_two_hosts_of_one_user_never_hold_the_same_unit(engine: Engine):
 def _without_deleting(sql: str) -> str:
     """The claim, but replicas stay on their shelf: the guard that makes it give each to one caller alone."""
     start, end = sql.index("DELETE FROM ready"), sql.index("), wanted AS")
-    kept = "SELECT p.campaign_id, p.unit_id, false AS fresh FROM picked p"
+    kept = (
+        "SELECT r.campaign_id, r.unit_id, false AS fresh FROM ready r "
+        "WHERE r.ctid = ANY (ARRAY(SELECT ctid FROM picked))"
+    )
     return sql[:start] + kept + sql[end:]  # our own SQL, altered
 
 
