@@ -18,7 +18,6 @@ import importlib.util
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -132,7 +131,7 @@ class EmbeddedPostgres:
         """
         try:
             if self._child is not None:
-                _end(self._child, patience_s)
+                self._child.end(patience_s)
                 if self._child.wait(0) == 0:
                     wait_for_end(self._processes())  # the logger writes what it has been told
                 else:
@@ -237,13 +236,6 @@ class EmbeddedPostgres:
                 if ended or time.monotonic() > end_by:
                     log = _tail(output) + _log_tail(self._data / "logs", sizes)
                     raise EmbeddedError("start_failed", f"PostgreSQL does not start; its last words:\n{log}")
-
-
-def _end(child: Child, patience_s: float) -> None:
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        child.send(number)
-        if child.wait(patience_s) is not None:
-            return
 
 
 def running_url(data: Path, timeout_s: float = 10.0) -> str | None:

@@ -229,6 +229,13 @@ class Child:
         """Sends a signal, unless the process has ended."""
         self._process.send_signal(number)
 
+    def end(self, patience_s: float) -> None:
+        """Ends the server: fast, after `patience_s` at once, after as long again by kill -9."""
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            self.send(number)
+            if self.wait(patience_s) is not None:
+                return
+
     def _dismiss_watcher(self) -> None:
         """Only after the end was seen; until that moment the kernel gives the pid to nobody else."""
         with self._dismissal:

@@ -19,23 +19,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
+from support.plain import TASK
 
-from captions.perspective import Perspective
-from captions.task import Task
 from protos import signing, work_pb2
 from protos.invite import PRIVATE_SERVER_NAME
 from protos.work_pb2_grpc import CoordinatorServicer, add_CoordinatorServicer_to_server
 from volunteer_client.configure import Enrolment, Home
 
-PERSPECTIVE = {
-    "name": "plain",
-    "display_name": "Plain",
-    "version": "1",
-    "prompt": "Describe the image.",
-    "schema_fields": [{"name": "caption", "type": "str", "description": "One sentence."}],
-    "table_columns": [{"name": "caption"}],
-    "context_template": "",
-}
 LEASE_S = 30
 Context = grpc.aio.ServicerContext
 
@@ -104,7 +94,7 @@ class Counterpart(CoordinatorServicer):
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
         self.signing_key = Ed25519PrivateKey.generate()
-        self.task = Task.of(Perspective.parse(json.dumps(PERSPECTIVE)))
+        self.task = TASK
         self.waiting: list[work_pb2.Unit] = []
         self.leased: dict[int, work_pb2.Unit] = {}
         self.stored: dict[int, work_pb2.Result] = {}

@@ -1,28 +1,16 @@
 """The engine against a real captioner, and against its ways to misbehave."""
 
-import json
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.plain import TASK
 
-from captions.perspective import Perspective
-from captions.task import Task
 from volunteer_client.endpoint_error import JobWrong, Wait
 from volunteer_client.engine import Answered, Engine
 
 PHOTO = Path(__file__).parents[3] / "shared" / "data" / "demo_photos" / "chelsea.jpg"
-PERSPECTIVE = {
-    "name": "plain",
-    "display_name": "Plain",
-    "version": "1",
-    "prompt": "Describe the image.",
-    "schema_fields": [{"name": "caption", "type": "str", "description": "One sentence."}],
-    "table_columns": [{"name": "caption"}],
-    "context_template": "",
-}
-TASK = Task.of(Perspective.parse(json.dumps(PERSPECTIVE)))
 
 
 @pytest.mark.parametrize(

@@ -10,28 +10,12 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.plain import TASK
 
-from captions.perspective import Perspective
-from captions.task import Task
 from volunteer_client.endpoint_error import JobWrong, SetupWrong, Trouble, Wait, classify, hidden_error
 from volunteer_client.engine import Answered, Engine
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
-TASK = Task.of(
-    Perspective.parse(
-        json.dumps(
-            {
-                "name": "plain",
-                "display_name": "Plain",
-                "version": "1",
-                "prompt": "Describe the image.",
-                "schema_fields": [{"name": "caption", "type": "str", "description": "One sentence."}],
-                "table_columns": [{"name": "caption"}],
-                "context_template": "",
-            }
-        )
-    )
-)
 GOOD = '{"caption": "A dog runs on the grass."}'
 
 

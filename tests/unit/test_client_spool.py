@@ -1,16 +1,14 @@
 """The spool: what was written is there again, and what is damaged never hurts."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.plain import TASK
 
-from captions.perspective import Perspective
-from captions.task import Task
 from protos import signing, work_pb2
 from volunteer_client import durable
 from volunteer_client.lease import Lease, Ref, UnfitError, verify_batch, verify_lease
@@ -18,21 +16,6 @@ from volunteer_client.spool import Spool
 
 KEY = Ed25519PrivateKey.generate()
 PUBLIC = signing.public_bytes(KEY)
-TASK = Task.of(
-    Perspective.parse(
-        json.dumps(
-            {
-                "name": "plain",
-                "display_name": "Plain",
-                "version": "1",
-                "prompt": "Describe the image.",
-                "schema_fields": [{"name": "caption", "type": "str", "description": "One sentence."}],
-                "table_columns": [{"name": "caption"}],
-                "context_template": "",
-            }
-        )
-    )
-)
 
 
 def make_unit(number: int, **changes: object) -> work_pb2.Unit:
