@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from chorus.operator import database_folder
-from chorus.processes import Child, keep_running, python
+from chorus.processes import RESTART_S, Child, keep_running, python
 from coordinator.clock import now
 from coordinator.errors import OperatorError
 from coordinator.identity import Identity
@@ -25,7 +25,7 @@ from coordinator.settings import Settings
 from protos.invite import Invite
 from protos.tier import Tier
 from store.database import Database
-from store.embedded import EmbeddedPostgres
+from store.embedded import EmbeddedError, EmbeddedPostgres
 from store.migrate import upgrade
 
 ADDRESS = "address.json"
@@ -128,12 +128,23 @@ def _children(settings: Settings, workers: int) -> dict[str, Child]:
 
 
 async def _keep_database(database: EmbeddedPostgres) -> None:
-    """Starts the embedded database again when it dies; the servers reconnect by themselves."""
+    """Starts the embedded database again when it dies; the servers reconnect by themselves.
+
+    It may die again while it recovers. Raises EmbeddedError where it did not come up many times in a row.
+    """
     while True:
         await asyncio.to_thread(database.wait)
         log.warning("database_ended", restarting=True)
         await asyncio.to_thread(database.stop)
-        await asyncio.to_thread(database.start)
+        for pause in (*RESTART_S, None):
+            try:
+                await _start(database)
+                break
+            except EmbeddedError as error:
+                log.error("database_does_not_start", error=str(error))
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
 
 
 @contextlib.contextmanager
