@@ -111,7 +111,7 @@ WITH taken AS (
     RETURNING campaign_id, unit_id
 ), unit AS (
     SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.state, u.canonical_user_id, u.verdict,
-           t.credit, c.name || '/' || t.name || '/' || t.version AS source,
+           t.credit,
            CASE WHEN c.policy->>'moderation' = 'none' THEN 'published' ELSE 'held' END AS status
     FROM taken s
     JOIN units u ON u.campaign_id = s.campaign_id AND u.id = s.unit_id
@@ -129,8 +129,15 @@ WITH taken AS (
 ), linked AS (
     INSERT INTO annotation_source_links (annotation_id, source_id)
     SELECT a.id, s.id FROM annotated a
-    JOIN unit u ON u.campaign_id = a.campaign_id AND u.id = a.unit_id
-    JOIN annotation_sources s ON s.name = u.source
+    CROSS JOIN LATERAL (
+        SELECT perspective_id FROM units WHERE campaign_id = a.campaign_id AND id = a.unit_id OFFSET 0
+    ) AS u
+    CROSS JOIN LATERAL (
+        SELECT c.name || '/' || t.name || '/' || t.version AS source
+        FROM tasks t JOIN campaigns c ON c.id = t.campaign_id
+        WHERE t.campaign_id = a.campaign_id AND t.perspective_id = u.perspective_id OFFSET 0
+    ) AS t
+    JOIN annotation_sources s ON s.name = t.source
 ), judged AS (
     INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit,
                         created_at)
