@@ -106,6 +106,19 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         return await self.identity.open_session(request)
 
     @answered
+    async def Resume(  # noqa: N802 - as above
+        self, request: work_pb2.ResumeRequest, context: Context[Any, Any]
+    ) -> work_pb2.ResumeResponse:
+        """Sends forgotten leases again."""
+        caller, keys = self._caller(context), _keys(request.held)
+        resumed = await self.work.resume(caller, keys)
+        return work_pb2.ResumeResponse(
+            leases=[self._lease_batch(caller, leased) for leased in resumed.leased],
+            stop=[ref for ref, key in zip(request.held, keys, strict=True) if key in resumed.stop],
+            more=resumed.more,
+        )
+
+    @answered
     async def Work(  # noqa: N802 - as above
         self, request: work_pb2.WorkRequest, context: Context[Any, Any]
     ) -> work_pb2.WorkResponse:

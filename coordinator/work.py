@@ -1,12 +1,14 @@
-"""The commands of the work engine: lease, renew, release, expire (and `Returns`); each one transaction.
+"""The commands of the work engine: lease, renew, resume, release, expire (and `Returns`).
 
-Every command that ends leases or settles units locks the units first, in id order: that is the one
-lock order, so that commands wait for each other and never deadlock.
+Each is one transaction. Every command that ends leases or settles units locks the units first, in id
+order: that is the one lock order, so that commands wait for each other and never deadlock.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter, itemgetter
 
 from coordinator.campaigns import Campaign, Campaigns
 from coordinator.facts import UnitFacts
@@ -21,6 +23,7 @@ from store.leases import Lease
 from store.shelves import Holder, LeasedUnit, Shelf
 
 SHELVES_PER_CALL = 8
+RESENT_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,15 @@ class Renewed:
 
     keys: set[Key]
     lease_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Leases to take again, what to stop, and whether more was forgotten than fits in one answer."""
+
+    leased: list[Leased]
+    stop: set[Key]
+    more: bool
 
 
 class Work:
@@ -119,6 +131,31 @@ class Work:
 
         moved = await self._db.transaction("renew", body)
         return Renewed(moved, lease_s)
+
+    async def resume(self, caller: Caller, held: Collection[Key]) -> Resumed:
+        """Sends the caller again what it holds here and has forgotten, for a full lease from now."""
+        live = await self._db.transaction("held", lambda tx: leases.of_host(tx, caller.host_id))
+        forgotten = sorted(live.difference(held))
+        some, now = forgotten[:RESENT_AT_ONCE], self._clock()
+        for campaign_id in {key[0] for key in some}:
+            await self._campaigns.find(campaign_id)
+
+        async def body(tx: Transaction) -> list[LeasedUnit]:
+            locked = await units.lock(tx, some)
+            wanted = [(unit.campaign_id, unit.id) for unit in locked if unit.state == UnitState.OPEN]
+            moved: set[Key] = set()
+            for campaign_id, keys in groupby(wanted, key=itemgetter(0)):
+                deadline = now + timedelta(seconds=self._campaigns.need(campaign_id).policy.lease_s)
+                moved |= await leases.renew(tx, caller.host_id, list(keys), deadline)
+            return await leases.told_again(tx, caller.host_id, sorted(moved))
+
+        again = await self._db.transaction("resume", body) if some else []
+        self._facts.note(again)
+        batches = [
+            Leased(list(told), self._campaigns.need(campaign_id).policy.lease_s)
+            for (campaign_id, _), told in groupby(again, key=attrgetter("campaign_id", "perspective_id"))
+        ]
+        return Resumed(batches, set(held) - live, more=len(forgotten) > len(some))
 
     async def release(self, caller: Caller, keys: Sequence[Key], reason: str) -> int:
         """Puts the caller's replicas back on their shelves, as nobody's error; gives how many."""

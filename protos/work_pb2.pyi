@@ -223,6 +223,22 @@ class WorkResponse(_message.Message):
     retry_ms: int
     def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., lease: _Optional[_Union[LeaseBatch, _Mapping]] = ..., idle_reason: _Optional[str] = ..., retry_ms: _Optional[int] = ...) -> None: ...
 
+class ResumeRequest(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: _containers.RepeatedCompositeFieldContainer[UnitRef]
+    def __init__(self, held: _Optional[_Iterable[_Union[UnitRef, _Mapping]]] = ...) -> None: ...
+
+class ResumeResponse(_message.Message):
+    __slots__ = ("leases", "stop", "more")
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedCompositeFieldContainer[LeaseBatch]
+    stop: _containers.RepeatedCompositeFieldContainer[UnitRef]
+    more: bool
+    def __init__(self, leases: _Optional[_Iterable[_Union[LeaseBatch, _Mapping]]] = ..., stop: _Optional[_Iterable[_Union[UnitRef, _Mapping]]] = ..., more: bool = ...) -> None: ...
+
 class RenewRequest(_message.Message):
     __slots__ = ("units",)
     UNITS_FIELD_NUMBER: _ClassVar[int]

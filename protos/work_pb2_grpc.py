@@ -49,6 +49,11 @@ class CoordinatorStub(object):
                 request_serializer=protos_dot_work__pb2.OpenSessionRequest.SerializeToString,
                 response_deserializer=protos_dot_work__pb2.OpenSessionResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/chorus.v1.Coordinator/Resume',
+                request_serializer=protos_dot_work__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=protos_dot_work__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.Work = channel.unary_unary(
                 '/chorus.v1.Coordinator/Work',
                 request_serializer=protos_dot_work__pb2.WorkRequest.SerializeToString,
@@ -90,6 +95,13 @@ class CoordinatorServicer(object):
 
     def OpenSession(self, request, context):
         """Proves the host's key; gives the token that every later call carries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Tells what the client still holds; gets again what it has forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +152,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.OpenSession,
                     request_deserializer=protos_dot_work__pb2.OpenSessionRequest.FromString,
                     response_serializer=protos_dot_work__pb2.OpenSessionResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=protos_dot_work__pb2.ResumeRequest.FromString,
+                    response_serializer=protos_dot_work__pb2.ResumeResponse.SerializeToString,
             ),
             'Work': grpc.unary_unary_rpc_method_handler(
                     servicer.Work,
@@ -243,6 +260,33 @@ class Coordinator(object):
             '/chorus.v1.Coordinator/OpenSession',
             protos_dot_work__pb2.OpenSessionRequest.SerializeToString,
             protos_dot_work__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chorus.v1.Coordinator/Resume',
+            protos_dot_work__pb2.ResumeRequest.SerializeToString,
+            protos_dot_work__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

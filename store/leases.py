@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from store.database import Transaction
 from store.schema import metadata, one_of
+from store.shelves import LeasedUnit
 
 ENDINGS = ("expired", "released", "failed", "stopped")
 
@@ -27,7 +28,7 @@ leases = sa.Table(
     sa.Column("leased_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("deadline", sa.DateTime(timezone=True), nullable=False),
     sa.UniqueConstraint("campaign_id", "unit_id", "user_id", name="uq_leases_one_per_user"),
-    sa.Index("ix_leases_deadline", "campaign_id", "deadline"),
+    sa.Index("ix_leases_host", "host_id", "deadline"),
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
 )
 
@@ -164,18 +165,61 @@ RETURNING l.campaign_id, l.unit_id
 
 
 async def expired(tx: Transaction, now: datetime, limit: int) -> list[tuple[int, int]]:
-    """Units with a lease past its deadline, not locked: lock the units, then look again."""
+    """Units with a lease past its deadline, not locked: lock the units, then look again.
+
+    Each host costs one index probe (a skip scan), however many leases it has that are not due.
+    """
     found = await tx.raw.execute(EXPIRED, {"now": now, "limit": limit})
     return [(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()]
 
 
 EXPIRED = """
+WITH RECURSIVE oldest AS (
+    (SELECT host_id, deadline FROM leases ORDER BY host_id, deadline LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM oldest, LATERAL (
+        SELECT l.host_id, l.deadline FROM leases l WHERE l.host_id > oldest.host_id
+        ORDER BY l.host_id, l.deadline LIMIT 1
+    ) AS following
+)
 SELECT l.campaign_id, l.unit_id
-FROM campaigns c, LATERAL (
+FROM oldest CROSS JOIN LATERAL (
     SELECT campaign_id, unit_id FROM leases
-    WHERE campaign_id = c.id AND deadline < %(now)s ORDER BY deadline LIMIT %(limit)s
+    WHERE host_id = oldest.host_id AND deadline < %(now)s ORDER BY deadline LIMIT %(limit)s
 ) AS l
+WHERE oldest.deadline < %(now)s
 LIMIT %(limit)s
+"""
+
+
+async def of_host(tx: Transaction, host_id: int) -> set[tuple[int, int]]:
+    """Every unit that this host holds, not locked."""
+    found = await tx.raw.execute(OF_HOST, {"host": host_id})
+    return {(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()}
+
+
+OF_HOST = "SELECT campaign_id, unit_id FROM leases WHERE host_id = %(host)s"
+
+
+async def told_again(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]]) -> list[LeasedUnit]:
+    """This host's leases on these units, as they were told to it when it drew them."""
+    cursor = tx.raw.cursor(row_factory=class_row(LeasedUnit))
+    await cursor.execute(TOLD_AGAIN, {**_columns(keys), "host": host_id})
+    return await cursor.fetchall()
+
+
+TOLD_AGAIN = """
+SELECT u.campaign_id, u.id, l.lane, u.kind, u.perspective_id, u.content_id, u.image_hash, u.params,
+       u.signature
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS held (campaign_id, unit_id)
+CROSS JOIN LATERAL (
+    SELECT lane FROM leases
+    WHERE campaign_id = held.campaign_id AND unit_id = held.unit_id AND host_id = %(host)s OFFSET 0
+) AS l
+CROSS JOIN LATERAL (
+    SELECT * FROM units WHERE campaign_id = held.campaign_id AND id = held.unit_id OFFSET 0
+) AS u
+ORDER BY u.campaign_id, u.perspective_id, u.id
 """
 
 

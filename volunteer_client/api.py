@@ -40,6 +40,7 @@ ADVICE = {
     "HOST_UNKNOWN": f"The coordinator does not know this host. {_TRUST['host']}",
     "HOST_REVOKED": "The operators have stopped this host. Ask them why.",
     "CLIENT_TOO_OLD": "The coordinator needs a newer client. Update it, then start again.",
+    "UNIMPLEMENTED": "The coordinator is older than this client and does not know the call.",
     "BATCH_TOO_LARGE": "The coordinator takes only smaller batches.",
     "UNAVAILABLE": "The coordinator cannot answer now.",
 }
@@ -176,6 +177,11 @@ class Coordinator:
         )
         return await self._call("Work", request, work_pb2.WorkResponse, CALL_TIMEOUT_S + wait_ms / 1000)
 
+    async def resume(self, held: Sequence[Ref]) -> work_pb2.ResumeResponse:
+        """Tells what is held, hears what was forgotten. Raises AwayError or RejectedError."""
+        request = work_pb2.ResumeRequest(held=[ref.message() for ref in held])
+        return await self._call("Resume", request, work_pb2.ResumeResponse)
+
     async def renew(self, refs: Sequence[Ref]) -> work_pb2.RenewResponse:
         """Keeps leases alive. Raises AwayError or RejectedError."""
         request = work_pb2.RenewRequest(units=[ref.message() for ref in refs])
@@ -261,6 +267,8 @@ def _understood(error: grpc.aio.AioRpcError, address: str) -> CoordinatorError:
     words = error.details() or error.code().name
     # Without a code it is gRPC that speaks, at length and with the cause at the end.
     detail = f"{address}: {(words if name else words.rpartition(': ')[2])[:300]}"
+    if not name and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return RejectedError("UNIMPLEMENTED", detail)
     if not name or name in _TRANSIENT:
         return AwayError(name or "UNAVAILABLE", detail)
     return RejectedError(name, detail)

@@ -20,6 +20,7 @@ from volunteer_client.stats import Stats
 LONG_POLL_MS = 3000
 LEAST_POLL_S = 0.2
 HAND_BACK_S = 15.0
+HELD_A_CALL = 4096
 
 _ABOUT_A_RESULT = frozenset({"INVALID_REQUEST", "BATCH_TOO_LARGE", "SIGNATURE_INVALID"})
 _NAMES = {
@@ -70,6 +71,7 @@ class Conversation:
         self._unfit = Backoff(random)
         self._waiting_because = ""
         self._is_calling = False
+        self._may_have_forgotten = True
         self.idle_since: float | None = None
 
     async def conversing(self) -> None:
@@ -78,12 +80,15 @@ class Conversation:
             await self._release_pending()
             now, rate = self._holdings.clock(), self._stats.rate(self._wish.concurrency)
             call = self._queue.plan(now, rate)
-            if call is None:
+            if call is None and not self._may_have_forgotten:
                 await self._holdings.changed.wait(self._queue.wake_in(now, rate))
                 continue
             self._is_calling = True
             try:
-                await self._call(call)
+                if self._may_have_forgotten:
+                    await self._resume()
+                elif call is not None:
+                    await self._call(call)
             finally:
                 self._is_calling = False
                 self._holdings.changed.beat()
@@ -126,10 +131,31 @@ class Conversation:
         is_empty = not self._queue.refs() and not self._holdings.to_release and not self._is_calling
         return is_empty or (not self._queue.unfinished() and self._away.failures > 2)
 
+    async def _resume(self) -> None:
+        """Takes again what an earlier run, or an answer that never came, left leased and unknown here."""
+        named = [*self._queue.unfinished(), *self._holdings.to_release, *self._queue.refs()]
+        try:
+            response = await self._coordinator.resume(list(dict.fromkeys(named))[:HELD_A_CALL])
+        except AwayError as error:
+            self._say_waiting(error.code, error.detail)
+            await self._sleep(self._away.failed())
+            return
+        except RejectedError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            self._may_have_forgotten = False  # an older coordinator: forgotten leases run out
+            return
+        before = self._stats.leased
+        for batch in response.leases:
+            await self._absorb_lease(batch)
+        await self._stop(response.stop)
+        self._may_have_forgotten = response.more and self._stats.leased > before
+
     async def _call(self, call: Call) -> None:
         try:
             await self._exchange(call)
         except AwayError as error:
+            self._may_have_forgotten |= call.want > 0
             self.idle_since = None
             self._say_waiting(error.code, error.detail)
             await self._sleep(self._away.failed())
@@ -223,10 +249,13 @@ class Conversation:
             renewed = [Ref(ref.campaign_id, ref.unit_id) for ref in response.renewed]
             if renewed:
                 self._queue.renew(renewed, self._holdings.clock(), response.lease_s)
-            stopped = await self._holdings.drop(Ref(ref.campaign_id, ref.unit_id) for ref in response.stop)
-            if stopped:
-                self._on_stop(stopped)
-                self._log.info("stopped: settled or taken back", units=len(stopped))
+            await self._stop(response.stop)
+
+    async def _stop(self, refs: Iterable[work_pb2.UnitRef]) -> None:
+        stopped = await self._holdings.drop(Ref(ref.campaign_id, ref.unit_id) for ref in refs)
+        if stopped:
+            self._on_stop(stopped)
+            self._log.info("stopped: settled or taken back", units=len(stopped))
 
     async def _release_pending(self) -> None:
         by_reason: dict[str, list[Ref]] = {}

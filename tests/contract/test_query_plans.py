@@ -74,6 +74,8 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "leases.ANSWERED": (leases.ANSWERED, KEYS | {"users": [7] * len(KEYS["units"])}),
     "leases.RENEW": (leases.RENEW, KEYS | {"host": 7, "deadline": NOW}),
     "leases.EXPIRED": (leases.EXPIRED, {"now": NOW, "limit": 2000}),
+    "leases.OF_HOST": (leases.OF_HOST, {"host": 7}),
+    "leases.TOLD_AGAIN": (leases.TOLD_AGAIN, KEYS | {"host": 7}),
     "leases.PAST": (leases.PAST, KEYS),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000}),
@@ -160,6 +162,8 @@ BY_KEY = {"ready", "leases", "results", "units", "past_leases"}
         "units.FACTS",
         "leases.OF_UNITS",
         "leases.ANSWERED",
+        "leases.OF_HOST",
+        "leases.TOLD_AGAIN",
         "leases.PAST",
         "results.OF_UNITS",
     ],
@@ -192,9 +196,26 @@ def test_a_claim_walks_the_shelf_by_its_key_in_order(connection: psycopg.Connect
 
 
 def test_lapsed_leases_are_found_by_their_deadline(connection: psycopg.Connection):
-    [walk] = [node for node in _plan(connection, "leases.EXPIRED") if node.get("Relation Name") == "leases"]
-    assert walk["Index Name"] == "ix_leases_deadline"
-    assert "deadline <" in walk["Index Cond"]
+    nodes = _plan(connection, "leases.EXPIRED")
+    walks = [node for node in nodes if node.get("Relation Name") == "leases"]
+    assert {walk["Index Name"] for walk in walks} == {"ix_leases_host"}
+    conditions = [walk.get("Index Cond", "") for walk in walks]
+    assert ["host_id" in condition for condition in conditions] == [False, True, True]
+    assert ["deadline <" in condition for condition in conditions] == [False, False, True]
+    assert "Sort" not in {node["Node Type"] for node in nodes}
+
+
+def test_lapsed_leases_cost_a_probe_a_host_however_many_are_not_due(connection: psycopg.Connection):
+    statement, parameters = STATEMENTS["leases.EXPIRED"]
+    explain = "EXPLAIN (ANALYZE, FORMAT JSON) "
+    [(explained,)] = connection.execute(explain + statement, parameters, prepare=False).fetchall()
+    read = [
+        node["Actual Rows"] * node["Actual Loops"]
+        for node in _nodes(explained[0]["Plan"])
+        if node.get("Relation Name") == "leases"
+    ]
+    counted = connection.execute("SELECT count(DISTINCT host_id), count(*) FROM leases").fetchone()
+    assert counted == (sum(read), 7500)
 
 
 def test_generic_plans_are_what_was_looked_at(connection: psycopg.Connection):
@@ -217,7 +238,7 @@ DEPENDS_ON = {
     "leases.OF_UNITS": (
         """
         ALTER TABLE leases DROP CONSTRAINT pk_leases, DROP CONSTRAINT uq_leases_one_per_user;
-        DROP INDEX ix_leases_deadline
+        DROP INDEX ix_leases_host
         """,
         "leases",
     ),

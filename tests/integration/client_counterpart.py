@@ -104,6 +104,9 @@ class Counterpart(CoordinatorServicer):
         self.refuse_with: dict[str, str] = {}
         self.hang_on = ""
         self.lose_acks = 0
+        self.lose_leases = 0
+        self.resumed: list[set[int]] = []
+        self.resent_at_once = 256
         self.stop_ids: set[int] = set()
         self.unreadable_ids: set[int] = set()
         self.sessions: set[bytes] = set()
@@ -156,6 +159,8 @@ class Counterpart(CoordinatorServicer):
             await self._fail(context, "SESSION_INVALID")
 
     async def _fail(self, context: Context, code: str) -> None:
+        if not code:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         context.set_trailing_metadata((("chorus-error", code),))
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"told to say {code}")
 
@@ -188,6 +193,24 @@ class Counterpart(CoordinatorServicer):
         self.sessions.add(token)
         return work_pb2.OpenSessionResponse(session_token=token, lifetime_s=600)
 
+    async def Resume(self, request: work_pb2.ResumeRequest, context: Context) -> work_pb2.ResumeResponse:  # noqa: N802  # the wire's
+        await self._begin("Resume", context)
+        self.resumed.append({ref.unit_id for ref in request.held})
+        known = self.leased.keys() | self.stored.keys()
+        stop = [ref for ref in request.held if ref.unit_id not in known]
+        lost = sorted(self.leased.keys() - self.resumed[-1])
+        units = [self.leased[unit_id] for unit_id in lost[: self.resent_at_once]]
+        return work_pb2.ResumeResponse(
+            leases=[self._batch(units)] if units else [], stop=stop, more=len(lost) > len(units)
+        )
+
+    def _batch(self, units: list[work_pb2.Unit]) -> work_pb2.LeaseBatch:
+        lease = work_pb2.LeaseBatch(units=units, lease_s=self.lease_s)
+        if units:
+            lease.tasks.append(work_pb2.Task(digest=self.task.digest, body=self.task.body()))
+        lease.signature = self.signing_key.sign(signing.lease_batch(7, self.lease_s, units))
+        return lease
+
     async def Work(self, request: work_pb2.WorkRequest, context: Context) -> work_pb2.WorkResponse:  # noqa: N802  # the wire's
         await self._begin("Work", context)
         if request.results:
@@ -202,14 +225,13 @@ class Counterpart(CoordinatorServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         units = [self.waiting.pop(0) for _ in range(min(request.want, len(self.waiting)))]
         self.leased.update({unit.unit_id: unit for unit in units})
-        lease = work_pb2.LeaseBatch(units=units, lease_s=self.lease_s)
-        if units:
-            lease.tasks.append(work_pb2.Task(digest=self.task.digest, body=self.task.body()))
-        lease.signature = self.signing_key.sign(signing.lease_batch(7, self.lease_s, units))
         async with self.changed:
             self.changed.notify_all()
+        if self.lose_leases and units:
+            self.lose_leases -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         return work_pb2.WorkResponse(
-            acks=acks, lease=lease, idle_reason="" if units else "no_work", retry_ms=50
+            acks=acks, lease=self._batch(units), idle_reason="" if units else "no_work", retry_ms=50
         )
 
     def _store(self, result: work_pb2.Result) -> work_pb2.Ack:

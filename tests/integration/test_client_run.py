@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,6 +81,65 @@ async def test_a_killed_client_loses_no_finished_answer(counterpart: Counterpart
     assert counterpart.acks["REFUSED"] == 0
     assert [spooled(home, part) for part in ("leased", "finished")] == [0, 0]
     assert all(count == 1 for count in counterpart.image_gets.values())  # images outlive a kill, too
+
+
+async def test_a_client_whose_spool_is_gone_takes_its_leases_again(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.add_units(6)
+    counterpart.resent_at_once = 4
+    model.allowed = asyncio.Semaphore(0)
+    async with client_process(home, model) as process:
+        await counterpart.until(lambda: len(counterpart.leased) == 6)
+        process.kill()
+        await process.wait()
+    shutil.rmtree(home.spool_folder)
+    model.answer_all()
+    async with client_process(home, model, "--exit-when-idle", "0.2") as process:
+        assert await process.wait() == 0
+    assert counterpart.acks == {"STORED": 6}
+    assert [len(held) for held in counterpart.resumed] == [0, 0, 4]
+
+
+async def test_a_lease_whose_answer_was_lost_is_taken_again(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.add_units(6)
+    counterpart.lose_leases = 1
+    async with client_process(home, model, "--exit-when-idle", "0.2") as process:
+        assert await process.wait() == 0
+    assert counterpart.acks == {"STORED": 6}
+    assert counterpart.calls["Resume"] == 2
+
+
+async def test_what_a_client_no_longer_holds_is_stopped_when_it_starts(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.add_units(4)
+    model.allowed = asyncio.Semaphore(1)
+    async with client_process(home, model) as process:
+        await read_until(process, '"done"')
+        process.kill()
+        await process.wait()
+    gone = max(counterpart.leased)
+    del counterpart.leased[gone]
+    model.answer_all()
+    async with client_process(home, model, "--exit-when-idle", "0.2") as process:
+        assert await process.wait() == 0
+    assert set(counterpart.stored) == {1, 2, 3, 4} - {gone}
+    assert counterpart.acks["REFUSED"] == 0
+    assert counterpart.resumed[1] == {1, 2, 3, 4}
+
+
+async def test_a_coordinator_that_does_not_know_resume_is_worked_for_all_the_same(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.add_units(3)
+    counterpart.refuse_with = {"Resume": ""}
+    async with client_process(home, model, "--exit-when-idle", "0.2") as process:
+        assert await process.wait() == 0
+    assert counterpart.acks == {"STORED": 3}
+    assert counterpart.calls["Resume"] == 1
 
 
 async def test_the_first_interrupt_finishes_what_is_held(counterpart: Counterpart, model: Model, home: Home):

@@ -142,6 +142,22 @@ async def test_a_volunteer_joins_leases_returns_and_sees_its_standing(volunteer:
     assert await engine.value("SELECT count(*) FROM results") == 2
 
 
+async def test_forgotten_leases_are_sent_again_signed_and_can_be_answered(volunteer: Volunteer):
+    units = await volunteer.lease(3)
+    kept, *forgotten = units
+    refs = [work_pb2.UnitRef(campaign_id=unit.campaign_id, unit_id=unit.unit_id) for unit in (kept,)]
+    strange = work_pb2.UnitRef(campaign_id=U32, unit_id=U64)
+    response = await volunteer.call("Resume", work_pb2.ResumeRequest(held=[*refs, strange]))
+    [batch] = response.leases
+    assert [unit.unit_id for unit in batch.units] == [unit.unit_id for unit in forgotten]
+    assert [unit.signature for unit in batch.units] == [unit.signature for unit in forgotten]
+    message = signing.lease_batch(volunteer.host_id, batch.lease_s, batch.units)
+    assert signing.verify(volunteer.coordinator_key, batch.signature, message)
+    assert (list(response.stop), response.more) == ([strange], False)
+    acks = (await volunteer.call("Work", volunteer.signed([_answer(unit) for unit in batch.units]))).acks
+    assert [ack.status for ack in acks] == [work_pb2.STORED] * 2
+
+
 async def test_what_a_host_signed_is_kept_and_verifies_later(volunteer: Volunteer, engine: Engine):
     units = await volunteer.lease(2)
     await volunteer.call("Work", volunteer.signed([_answer(unit) for unit in units]))
@@ -166,6 +182,8 @@ async def test_calls_that_are_refused_whole_say_why_by_a_stable_code(volunteer: 
     cases: dict[str, tuple[str, Message, bytes | None, str]] = {
         "no session": ("Work", work_pb2.WorkRequest(want=1, tier="cpu"), b"", "SESSION_INVALID"),
         "renew, no session": ("Renew", work_pb2.RenewRequest(), b"", "SESSION_INVALID"),
+        "resume, no session": ("Resume", work_pb2.ResumeRequest(), b"", "SESSION_INVALID"),
+        "too many to resume": ("Resume", work_pb2.ResumeRequest(held=refs), None, "BATCH_TOO_LARGE"),
         "release, no session": ("Release", work_pb2.ReleaseRequest(), b"", "SESSION_INVALID"),
         "standing, no session": ("Standing", work_pb2.StandingRequest(), b"", "SESSION_INVALID"),
         "altered session": ("Standing", work_pb2.StandingRequest(), volunteer.token[:-1], "SESSION_INVALID"),
