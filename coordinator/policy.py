@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from captions.consensus import Quorum
 from captions.perspective import Perspective
 from coordinator.errors import OperatorError
+from coordinator.evidence import SOLE
 from protos.tier import Tier
 
 BUILT_IN = Path(__file__).parent / "perspectives"
@@ -24,6 +25,7 @@ class Policy(BaseModel):
     replication: Annotated[int, Field(ge=1, le=8)] = 2
     max_voices: Annotated[int, Field(ge=1, le=9)] = 3
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    spot_check: Annotated[float, Field(ge=0, le=1)] = 0.1
     lease_s: Annotated[int, Field(ge=5, le=7 * 86_400)] = 900
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
@@ -43,13 +45,24 @@ class Policy(BaseModel):
         return not self.licenses or license_ in self.licenses
 
     @property
+    def sole_weight(self) -> float:
+        """The weight from which a host's answer may settle a unit alone, but for spot checks.
+
+        With a replication of 1 whoever answers is believed.
+        """
+        if self.replication == 1:
+            return 0.0
+        prior = Quorum().prior
+        return max(SOLE, self.confidence / (1 - self.confidence) * (1 - prior) / prior)
+
+    @property
     def quorum(self) -> Quorum:
-        """The cross-check's part of the policy. With a replication of 1 whoever answers is believed."""
+        """The cross-check's part of the policy."""
         return Quorum(
             min_voices=self.replication,
             max_voices=self.max_voices,
             confidence=self.confidence,
-            sole_weight=1.0 if self.replication == 1 else None,
+            sole_weight=self.sole_weight,
         )
 
 

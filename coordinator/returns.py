@@ -1,7 +1,7 @@
 """The return command: answers and failures of hosts, stored, judged and acknowledged."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, assert_never
@@ -9,14 +9,17 @@ from typing import Any, assert_never
 from captions.agreement import Features, features
 from captions.answer import decode_answer, encode_answer
 from captions.background import Background
+from captions.consensus import Voice
 from captions.perspective import Perspective, Refused
 from coordinator import validation
 from coordinator.campaigns import Campaigns
 from coordinator.combining import Combiner
+from coordinator.evidence import LOUDEST
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receive
 from coordinator.settlement import EndedLease, Key, Wanted, by_unit, give_back, replica, settle, widen
+from coordinator.trust import Trust
 from coordinator.validation import MoreWanted, Settled
 from store import leases, ledger, results, shelves
 from store.database import Database, Transaction
@@ -112,12 +115,13 @@ class _Situation:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What the returns of one transaction will write."""
+    """What the returns of one transaction will write; `alone` has the answers that may settle alone."""
 
     acks: list[list[Acknowledged]] = field(default_factory=list)
     batches: list[NewReturn] = field(default_factory=list)
     rows: defaultdict[Key, list[NewResult]] = field(default_factory=lambda: defaultdict(list))
     ended: list[EndedLease] = field(default_factory=list)
+    alone: set[bytes] = field(default_factory=set)
 
     def stored(self) -> list[NewResult]:
         """Every answer that is kept."""
@@ -128,10 +132,16 @@ class Returns:
     """The return command on one database. Calls that come together share a transaction."""
 
     def __init__(
-        self, db: Database, campaigns: Campaigns, facts: UnitFacts, clock: Callable[[], datetime]
+        self,
+        db: Database,
+        campaigns: Campaigns,
+        facts: UnitFacts,
+        trust: Trust,
+        clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._campaigns = campaigns
+        self._trust = trust
         self._facts = facts
         self._clock = clock
         self._ids: list[int] = []
@@ -219,7 +229,7 @@ class Returns:
             if unit.state != UnitState.OPEN:
                 entries += self._stragglers(unit, rows, readings, voices)
                 continue
-            match self._judge(unit, rows, readings, voices):
+            match self._judge(unit, rows, readings, voices, outcome.alone):
                 case Settled() as settled:
                     ends.append((unit, settled))
                 case MoreWanted(count):
@@ -231,16 +241,28 @@ class Returns:
         await ledger.add(tx, entries, now)
 
     def _judge(
-        self, unit: LockedUnit, rows: Sequence[NewResult], readings: Readings, voices: Sequence[VoiceRow]
+        self,
+        unit: LockedUnit,
+        rows: Sequence[NewResult],
+        readings: Readings,
+        earlier: Sequence[VoiceRow],
+        alone: Set[bytes],
     ) -> Settled | MoreWanted:
         reading = readings[(unit.campaign_id, unit.id), rows[0].hash]
-        answers = {v.user_id: self._hear(v, reading.perspective) for v in voices if not v.late}
+        heard: list[tuple[VoiceRow | NewResult, Features]] = [
+            (voice, self._hear(voice, reading.perspective)) for voice in earlier if not voice.late
+        ]
         for row in rows:
             words = readings[(unit.campaign_id, unit.id), row.hash].features
             if words is not None:
-                answers[row.user_id] = words
+                heard.append((row, words))
+        voices = []
+        for said, words in heard:
+            weight = self._trust.weight(said.host_id, unit.campaign_id, unit.perspective_id, said.model)
+            is_alone = len(heard) == 1 and said.hash in alone
+            voices.append(Voice(said.user_id, words, weight if is_alone else min(weight, LOUDEST)))
         quorum = self._campaigns.need(unit.campaign_id).policy.quorum
-        return validation.judge(answers, unit.content_id, reading.background, quorum)
+        return validation.judge(voices, unit.content_id, reading.background, quorum)
 
     def _hear(self, voice: VoiceRow, perspective: Perspective) -> Features:
         return self._heard.get(voice.hash) or features(voice.answer, perspective)
@@ -340,6 +362,8 @@ def _decide_answer(
         return_id=one.id,
     )
     outcome.rows[key].append(row)
+    if held is not None and held.alone:
+        outcome.alone.add(item.hash)
     return Acknowledged(key, receipt)
 
 

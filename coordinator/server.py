@@ -18,12 +18,14 @@ from coordinator.rpc import CoordinatorService
 from coordinator.scheduler import Scheduler
 from coordinator.settings import Settings
 from coordinator.steps import again
+from coordinator.trust import Trust
 from coordinator.work import Work
 from protos import work_pb2_grpc
 from store.database import Database
 
 SHELVES_EVERY_S = 0.2
 CAMPAIGNS_EVERY_S = 1.0
+TRUST_EVERY_S = 1.0
 STOP_GRACE_S = 5.0
 MAX_MESSAGE = 8 * 1024 * 1024
 
@@ -35,7 +37,8 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     db = Database.connect(database_url, pool_size=settings.pool)
     campaigns, scheduler = Campaigns(db, rng), Scheduler(rng)
     facts = UnitFacts(db)
-    work = Work(db, campaigns, scheduler, facts, now)
+    trust = Trust(db, rng, now)
+    work = Work(db, campaigns, scheduler, facts, trust, now)
     identity = Identity(db, keys, now)
     service = CoordinatorService(
         db=db,
@@ -43,11 +46,11 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         campaigns=campaigns,
         scheduler=scheduler,
         work=work,
-        returns=Returns(db, campaigns, facts, now),
+        returns=Returns(db, campaigns, facts, trust, now),
         keys=keys,
         urls=ImageUrls(settings.images_base, keys),
     )
-    for refresh in (campaigns.refresh, identity.refresh, work.look_at_shelves):
+    for refresh in (campaigns.refresh, identity.refresh, trust.refresh, work.look_at_shelves):
         await refresh()
     server = grpc.aio.server(
         options=[
@@ -66,6 +69,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
             tasks.create_task(again(SHELVES_EVERY_S, "shelves", work.look_at_shelves)),
             tasks.create_task(again(CAMPAIGNS_EVERY_S, "campaigns", campaigns.refresh)),
             tasks.create_task(again(CAMPAIGNS_EVERY_S, "identity", identity.refresh)),
+            tasks.create_task(again(TRUST_EVERY_S, "trust", trust.refresh)),
         ]
         try:
             yield port

@@ -11,9 +11,11 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
+from coordinator.evidence import HALF_LIVES
 from coordinator.facts import UnitFacts
 from coordinator.scheduler import Scheduler
 from coordinator.steps import guarded
+from coordinator.trust import Trust
 from coordinator.work import Work
 from store import annotations, ledger
 from store.database import Database
@@ -51,7 +53,7 @@ def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
         return await db.transaction("book", lambda tx: annotations.book_settled(tx, BATCH, clock()))
 
     async def fold() -> int:
-        return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH))
+        return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH, clock(), HALF_LIVES))
 
     return [Job("expire", 1.0, expire), Job("book", 0.5, book), Job("fold", 1.0, fold)]
 
@@ -62,7 +64,7 @@ async def upkeep(database_url: str) -> AsyncIterator[list[Job]]:
     db = Database.connect(database_url, pool_size=2)
     rng = random.Random()  # noqa: S311 (order of work, no secret)
     campaigns = Campaigns(db, rng)
-    work = Work(db, campaigns, Scheduler(rng), UnitFacts(db), now)
+    work = Work(db, campaigns, Scheduler(rng), UnitFacts(db), Trust(db, rng, now), now)
     listed = jobs(db, work, now)
     scheduler = AsyncIOScheduler(timezone=UTC)
     for job in listed:

@@ -28,10 +28,9 @@ class MoreWanted:
 
 
 def judge(
-    answers: Mapping[int, Features], subject: int, background: Background, quorum: Quorum
+    voices: Sequence[Voice], subject: int, background: Background, quorum: Quorum
 ) -> Settled | MoreWanted:
-    """The move that follows from these answers, by user, to the unit about `subject` (a content id)."""
-    voices = [Voice(user_id, features) for user_id, features in answers.items()]
+    """The move that follows from these voices of users to the unit about `subject` (a content id)."""
     verdict = consensus.judge(voices, subject, background, quorum)
     match verdict:
         case consensus.Accept():

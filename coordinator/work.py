@@ -16,6 +16,7 @@ from coordinator.identity import Caller
 from coordinator.lifecycle import LeaseEnding, UnitState
 from coordinator.scheduler import Scheduler
 from coordinator.settlement import EndedLease, Key, give_back
+from coordinator.trust import Trust
 from protos.tier import Tier
 from store import leases, shelves, units
 from store.database import Database, Transaction
@@ -60,11 +61,13 @@ class Work:
         campaigns: Campaigns,
         scheduler: Scheduler,
         facts: UnitFacts,
+        trust: Trust,
         clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._campaigns = campaigns
         self._facts = facts
+        self._trust = trust
         self._scheduler = scheduler
         self._clock = clock
 
@@ -96,6 +99,7 @@ class Work:
         deadline = now + timedelta(seconds=policy.lease_s)
         holder = Holder(caller.host_id, caller.user_id)
         next_lane = shelf.lane + 1 < policy.replication
+        checks = self._trust.checks(caller.host_id, shelf, policy)
         start = self._scheduler.start(shelf)
 
         async def body(tx: Transaction) -> list[LeasedUnit]:
@@ -110,6 +114,7 @@ class Work:
                         start=place,
                         want=want - len(drawn),
                         next_lane=next_lane,
+                        checks=checks,
                         now=now,
                         deadline=deadline,
                     )

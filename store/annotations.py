@@ -111,7 +111,7 @@ WITH taken AS (
     RETURNING campaign_id, unit_id
 ), unit AS (
     SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.state, u.canonical_user_id, u.verdict,
-           t.credit,
+           (u.verdict->'numbers'->>'voices')::int AS voices, t.credit,
            CASE WHEN c.policy->>'moderation' = 'none' THEN 'published' ELSE 'held' END AS status
     FROM taken s
     JOIN units u ON u.campaign_id = s.campaign_id AND u.id = s.unit_id
@@ -142,7 +142,7 @@ WITH taken AS (
     INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit,
                         created_at)
     SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, u.perspective_id, r.model,
-           CASE WHEN j.agrees THEN 'agreed' ELSE 'disagreed' END,
+           CASE WHEN u.voices = 1 THEN 'unchecked' WHEN j.agrees THEN 'agreed' ELSE 'disagreed' END,
            CASE WHEN j.agrees THEN u.credit ELSE 0 END, %(now)s
     FROM unit u
     JOIN results r ON r.campaign_id = u.campaign_id AND r.unit_id = u.id AND NOT r.late

@@ -27,6 +27,8 @@ leases = sa.Table(
     sa.Column("user_id", sa.BigInteger, nullable=False),
     sa.Column("leased_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("deadline", sa.DateTime(timezone=True), nullable=False),
+    # Whether its answer may settle the unit without another.
+    sa.Column("alone", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("campaign_id", "unit_id", "user_id", name="uq_leases_one_per_user"),
     sa.Index("ix_leases_host", "host_id", "deadline"),
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
@@ -61,6 +63,7 @@ class Lease:
     user_id: int
     leased_at: datetime
     deadline: datetime
+    alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lea
 
 
 OF_UNITS = """
-SELECT l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, l.deadline
+SELECT l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, l.leased_at, l.deadline, l.alone
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 CROSS JOIN LATERAL (
     SELECT * FROM leases WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id OFFSET 0

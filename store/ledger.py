@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 from store.database import Transaction
 from store.schema import metadata, one_of
 
-JUDGEMENTS = ("agreed", "disagreed", "failed")
+JUDGEMENTS = ("agreed", "disagreed", "failed", "unchecked")
 
 ledger = sa.Table(
     "ledger",
@@ -39,6 +39,8 @@ ledger = sa.Table(
     ),
 )
 
+# Totals are for people; the sums with a half-life in their name, as of `as_of`, are evidence. Work that was
+# accepted without another's answer ("unchecked") earns credit and proves nothing.
 standings = sa.Table(
     "standings",
     metadata,
@@ -49,7 +51,16 @@ standings = sa.Table(
     sa.Column("agreed", sa.BigInteger, nullable=False),
     sa.Column("disagreed", sa.BigInteger, nullable=False),
     sa.Column("failed", sa.BigInteger, nullable=False),
+    sa.Column("unchecked", sa.BigInteger, nullable=False),
     sa.Column("credit", sa.Float, nullable=False),
+    sa.Column("month_agreed", sa.Float, nullable=False),
+    sa.Column("month_disagreed", sa.Float, nullable=False),
+    sa.Column("month_failed", sa.Float, nullable=False),
+    sa.Column("hour_agreed", sa.Float, nullable=False),
+    sa.Column("hour_disagreed", sa.Float, nullable=False),
+    sa.Column("as_of", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("folded_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("ix_standings_folded_at", "folded_at"),
 )
 
 
@@ -95,34 +106,104 @@ ON CONFLICT DO NOTHING
 """
 
 
-async def fold(tx: Transaction, limit: int) -> int:
-    """Adds up to `limit` unfolded entries to the standings, each once however many fold at a time."""
-    found = await tx.raw.execute(FOLD, {"limit": limit})
+async def fold(tx: Transaction, limit: int, now: datetime, half_lives: tuple[float, float]) -> int:
+    """Adds up to `limit` unfolded entries to the standings, each once however many fold at a time.
+
+    Evidence fades by the entries' own times, with a half-life of a month and of an hour (both given, in
+    seconds), so that it does not matter in which order entries are folded.
+    """
+    month, hour = half_lives
+    found = await tx.raw.execute(FOLD, {"limit": limit, "now": now, "month": month, "hour": hour})
     row = await found.fetchone()
     return 0 if row is None else int(row[0])
 
 
-FOLD = """
+def _fading(since: str, until: str) -> str:
+    """What is left at `until` of 1 that was at `since`, by both half-lives; it never underflows."""
+    age = f"extract(epoch FROM {until} - {since})::float8"
+    return ", ".join(
+        f"power(0.5::float8, LEAST({age} / %({half_life})s::float8, 1000)) AS {half_life}"
+        for half_life in ("month", "hour")
+    )
+
+
+_LATER = "GREATEST(s.as_of, excluded.as_of)"
+
+FOLD = f"""
 WITH picked AS (
     SELECT id FROM ledger WHERE NOT folded ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE ledger l SET folded = true FROM picked p WHERE l.id = p.id
-    RETURNING l.host_id, l.campaign_id, l.perspective_id, l.model, l.judgement, l.credit
+    RETURNING host_id, campaign_id, perspective_id, model, judgement, credit, created_at
+), dated AS (
+    SELECT *, max(created_at) OVER (PARTITION BY host_id, campaign_id, perspective_id, model) AS as_of
+    FROM taken
+), faded AS (
+    SELECT *, {_fading("created_at", "as_of")} FROM dated
 ), sums AS (
     SELECT host_id, campaign_id, perspective_id, model,
            count(*) FILTER (WHERE judgement = 'agreed') AS agreed,
            count(*) FILTER (WHERE judgement = 'disagreed') AS disagreed,
-           count(*) FILTER (WHERE judgement = 'failed') AS failed, sum(credit) AS credit
-    FROM taken GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+           count(*) FILTER (WHERE judgement = 'failed') AS failed,
+           count(*) FILTER (WHERE judgement = 'unchecked') AS unchecked,
+           sum(credit) AS credit,
+           COALESCE(sum(month) FILTER (WHERE judgement = 'agreed'), 0) AS month_agreed,
+           COALESCE(sum(month) FILTER (WHERE judgement = 'disagreed'), 0) AS month_disagreed,
+           COALESCE(sum(month) FILTER (WHERE judgement = 'failed'), 0) AS month_failed,
+           COALESCE(sum(hour) FILTER (WHERE judgement = 'agreed'), 0) AS hour_agreed,
+           COALESCE(sum(hour) FILTER (WHERE judgement = 'disagreed'), 0) AS hour_disagreed,
+           max(as_of) AS as_of, %(now)s::timestamptz AS folded_at
+    FROM faded GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 ), folded AS (
     INSERT INTO standings AS s (host_id, campaign_id, perspective_id, model, agreed, disagreed, failed,
-                                credit)
+                                unchecked, credit, month_agreed, month_disagreed, month_failed, hour_agreed,
+                                hour_disagreed, as_of, folded_at)
     SELECT * FROM sums
     ON CONFLICT (host_id, campaign_id, perspective_id, model) DO UPDATE
     SET agreed = s.agreed + excluded.agreed, disagreed = s.disagreed + excluded.disagreed,
-        failed = s.failed + excluded.failed, credit = s.credit + excluded.credit
+        failed = s.failed + excluded.failed, unchecked = s.unchecked + excluded.unchecked,
+        credit = s.credit + excluded.credit,
+        (month_agreed, month_disagreed, month_failed, hour_agreed, hour_disagreed) = (
+            SELECT s.month_agreed * was.month + excluded.month_agreed * came.month,
+                   s.month_disagreed * was.month + excluded.month_disagreed * came.month,
+                   s.month_failed * was.month + excluded.month_failed * came.month,
+                   s.hour_agreed * was.hour + excluded.hour_agreed * came.hour,
+                   s.hour_disagreed * was.hour + excluded.hour_disagreed * came.hour
+            FROM (SELECT {_fading("s.as_of", _LATER)}) AS was,
+                 (SELECT {_fading("excluded.as_of", _LATER)}) AS came),
+        as_of = {_LATER}, folded_at = GREATEST(s.folded_at, excluded.folded_at)
 )
 SELECT count(*) FROM taken
+"""  # noqa: S608 (constants of this module)
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRow:
+    """A host's evidence in one task with one model, as of a moment."""
+
+    host_id: int
+    campaign_id: int
+    perspective_id: int
+    model: str
+    month_agreed: float
+    month_disagreed: float
+    hour_agreed: float
+    hour_disagreed: float
+    as_of: datetime
+    folded_at: datetime
+
+
+async def evidence_since(tx: Transaction, since: datetime) -> list[EvidenceRow]:
+    """The evidence that was folded at `since` or later, by its index; failures (of no model) left out."""
+    cursor = tx.raw.cursor(row_factory=class_row(EvidenceRow))
+    await cursor.execute(EVIDENCE_SINCE, {"since": since})
+    return await cursor.fetchall()
+
+
+EVIDENCE_SINCE = """
+SELECT host_id, campaign_id, perspective_id, model, month_agreed, month_disagreed, hour_agreed,
+       hour_disagreed, as_of, folded_at
+FROM standings WHERE folded_at >= %(since)s AND model <> ''
 """
 
 

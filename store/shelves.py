@@ -64,6 +64,17 @@ class Holder:
     user_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Which of the replicas that are drawn others answer too: a `share` of them, picked by `salt`."""
+
+    share: float
+    salt: int
+
+
+EVERY = Checks(1.0, 0)
+
+
 async def waiting(tx: Transaction) -> list[Shelf]:
     """Every shelf that holds something, each found by one index probe (a skip scan), however deep it is."""
     cursor = tx.raw.cursor(row_factory=class_row(Shelf))
@@ -103,14 +114,16 @@ async def draw(
     start: tuple[int, int],
     want: int,
     next_lane: bool,
+    checks: Checks = EVERY,
     now: datetime,
     deadline: datetime,
 ) -> list[LeasedUnit]:
     """Moves at most `want` replicas from a shelf into leases of `holder`, from (block, shuffle) `start` on.
 
     No replica goes to two callers, and none to a user who holds, has answered or has failed its unit. With
-    `next_lane` the following lane of each unit whose replica is leased for the first time is born. A
-    replica of a unit that is no longer open, or that is leased already, leaves its shelf and is not leased.
+    `next_lane` the following lane of each unit whose replica is leased for the first time is born, unless
+    `checks` leaves it out: its lease is then marked as one whose answer may settle the unit alone. A replica
+    of a unit that is no longer open, or that is leased already, leaves its shelf and is not leased.
     """
     parameters = {
         "campaign": shelf.campaign_id,
@@ -123,6 +136,8 @@ async def draw(
         "user": holder.user_id,
         "want": want,
         "next_lane": next_lane,
+        "share": checks.share,
+        "salt": checks.salt,
         "now": now,
         "deadline": deadline,
     }
@@ -156,15 +171,17 @@ WITH picked AS (
     ) AS u
     WHERE u.state = 'open'
 ), leased AS (
-    INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline)
-    SELECT campaign_id, id, %(lane)s, %(host)s, %(user)s, %(now)s, %(deadline)s FROM wanted
+    INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline, alone)
+    SELECT campaign_id, id, %(lane)s, %(host)s, %(user)s, %(now)s, %(deadline)s,
+           (hashint8extended(id, %(salt)s::bigint) & 65535) >= %(share)s::float8 * 65536
+    FROM wanted
     ON CONFLICT DO NOTHING
-    RETURNING unit_id
+    RETURNING unit_id, alone
 ), born AS (
     INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
     SELECT campaign_id, perspective_id, tier, %(lane)s + 1, block, shuffle, id
     FROM wanted JOIN leased ON unit_id = id
-    WHERE %(next_lane)s AND fresh
+    WHERE %(next_lane)s AND fresh AND NOT alone
     ON CONFLICT DO NOTHING
 )
 SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, content_id, image_hash, params, signature

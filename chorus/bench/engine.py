@@ -163,7 +163,7 @@ def _percentile(seconds: Sequence[float], share: int) -> float:
 
 async def _fill(case: Case, size: Size, db: Database) -> int:
     """A campaign with `size.units` units that wait; no images behind them are read."""
-    policy = Policy(replication=2, max_voices=3, lease_s=600)
+    policy = Policy(replication=2, max_voices=3, lease_s=600, spot_check=1)
     name = case.name.replace("_", "-")
     written = CampaignFile(
         name=name, perspectives=(PerspectiveUse(perspective="photo_caption"),), policy=policy

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from store import annotations, leases, ledger, results, shelves, units
 from store.database import BY_INDEX
 
-HOT = {"units", "ready", "leases", "results", "ledger", "settled", "past_leases"}
+HOT = {"units", "ready", "leases", "results", "ledger", "settled", "past_leases", "standings"}
 PARTIAL = {"ix_ledger_unfolded"}  # these hold none but the rows that are wanted
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -52,6 +52,8 @@ INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, mode
     SELECT campaign_id, id, 1, 1, 1, 'm', 'agreed', 1, id % 100 > 0, now() FROM units
     WHERE state = 'accepted';
 INSERT INTO settled SELECT campaign_id, id FROM units WHERE state = 'accepted';
+INSERT INTO standings SELECT n, 1, 1, 'm', 1, 0, 0, 0, 1, 1, 0, 0, 1, 0, now(), now() - n * interval '1 h'
+    FROM generate_series(1, 5000) n;
 """
 
 KEYS = {"campaigns": [1] * 32, "units": list(range(15_001, 15_033))}
@@ -59,7 +61,16 @@ VERDICTS = {
     "states": ["accepted"] * 32, "canonicals": [1] * 32, "verdicts": [Jsonb({})] * 32, "now": NOW
 }  # fmt: skip
 SHELF = {"campaign": 1, "perspective": 1, "tier": 0, "lane": 0, "block": 3, "shuffle": 7000}
-HOLDER = {"host": 7, "user": 7, "want": 64, "next_lane": True, "now": NOW, "deadline": NOW}
+HOLDER = {
+    "host": 7,
+    "user": 7,
+    "want": 64,
+    "next_lane": True,
+    "share": 0.1,
+    "salt": 1 << 60,
+    "now": NOW,
+    "deadline": NOW,
+}
 PLACE = {"campaign_id": [1], "perspective_id": [1], "tier": [0], "lane": [0], "block": [3]}
 
 STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,7 +89,8 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "leases.TOLD_AGAIN": (leases.TOLD_AGAIN, KEYS | {"host": 7}),
     "leases.PAST": (leases.PAST, KEYS),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
-    "ledger.FOLD": (ledger.FOLD, {"limit": 2000}),
+    "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0}),
+    "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
     "annotations.BOOK_SETTLED": (annotations.BOOK_SETTLED, {"limit": 2000, "now": NOW}),
 }
 
@@ -244,6 +256,7 @@ DEPENDS_ON = {
     ),
     "results.OF_UNITS": ("ALTER TABLE results DROP CONSTRAINT pk_results", "results"),
     "ledger.FOLD": ("DROP INDEX ix_ledger_unfolded", "ledger"),
+    "ledger.EVIDENCE_SINCE": ("DROP INDEX ix_standings_folded_at", "standings"),
     "leases.PAST": ("DROP INDEX ix_past_leases_unit", "past_leases"),
 }
 

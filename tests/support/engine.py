@@ -18,6 +18,7 @@ from coordinator.returns import Acknowledged, ReturnedAnswer, ReturnedFailure, R
 from coordinator.scheduler import Scheduler
 from coordinator.settlement import Key
 from coordinator.submission import Subject, submit
+from coordinator.trust import Trust
 from coordinator.upkeep import jobs
 from coordinator.work import Work
 from protos.tier import Tier
@@ -48,8 +49,9 @@ class Engine:
         self.campaigns = Campaigns(db, self.rng)
         self.scheduler = Scheduler(self.rng)
         facts = UnitFacts(db)
-        self.work = Work(db, self.campaigns, self.scheduler, facts, self.now)
-        self.returns = Returns(db, self.campaigns, facts, self.now)
+        self.trust = Trust(db, self.rng, self.now)
+        self.work = Work(db, self.campaigns, self.scheduler, facts, self.trust, self.now)
+        self.returns = Returns(db, self.campaigns, facts, self.trust, self.now)
 
     def now(self) -> datetime:
         return self.time

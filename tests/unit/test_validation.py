@@ -9,7 +9,7 @@ from support.engine import SENTENCE, caption
 from captions import consensus
 from captions.agreement import Features, features
 from captions.background import Background
-from captions.consensus import Quorum
+from captions.consensus import Quorum, Voice
 from captions.perspective import Perspective
 from coordinator import validation
 from coordinator.lifecycle import LeaseEnding, UnitState
@@ -23,6 +23,10 @@ def _said(number: int) -> Features:
     return features({"caption": caption(number)}, PERSPECTIVE)
 
 
+def _voices(said: dict[int, Features]) -> list[Voice]:
+    return [Voice(user_id, features) for user_id, features in said.items()]
+
+
 @pytest.fixture(scope="module")
 def background() -> Background:
     """What is said of a hundred other images."""
@@ -33,7 +37,7 @@ def background() -> Background:
 
 
 def test_agreement_accepts_the_unit_with_a_canonical_answer_and_numbers(background: Background):
-    move = validation.judge({10: _said(5), 20: _said(5)}, 1, background, QUORUM)
+    move = validation.judge(_voices({10: _said(5), 20: _said(5)}), 1, background, QUORUM)
     assert isinstance(move, Settled)
     assert move.state is UnitState.ACCEPTED
     assert move.canonical in {10, 20}
@@ -43,15 +47,15 @@ def test_agreement_accepts_the_unit_with_a_canonical_answer_and_numbers(backgrou
 
 
 def test_too_few_answers_want_more(background: Background):
-    assert validation.judge({10: _said(5)}, 1, background, QUORUM) == MoreWanted(1)
+    assert validation.judge(_voices({10: _said(5)}), 1, background, QUORUM) == MoreWanted(1)
 
 
 def test_two_that_differ_want_a_third(background: Background):
-    assert validation.judge({10: _said(5), 20: _said(17)}, 1, background, QUORUM) == MoreWanted(1)
+    assert validation.judge(_voices({10: _said(5), 20: _said(17)}), 1, background, QUORUM) == MoreWanted(1)
 
 
 def test_the_odd_one_out_is_named(background: Background):
-    move = validation.judge({10: _said(5), 20: _said(17), 30: _said(5)}, 1, background, QUORUM)
+    move = validation.judge(_voices({10: _said(5), 20: _said(17), 30: _said(5)}), 1, background, QUORUM)
     assert isinstance(move, Settled)
     agrees = {voter: judged["agrees"] for voter, judged in move.verdict["judgements"].items()}
     assert agrees == {"10": True, "20": False, "30": True}
@@ -59,7 +63,7 @@ def test_the_odd_one_out_is_named(background: Background):
 
 
 def test_no_agreement_at_the_cap_exhausts_the_unit_with_its_reason(background: Background):
-    move = validation.judge({10: _said(5), 20: _said(17), 30: _said(28)}, 1, background, QUORUM)
+    move = validation.judge(_voices({10: _said(5), 20: _said(17), 30: _said(28)}), 1, background, QUORUM)
     assert isinstance(move, Settled)
     assert (move.state, move.canonical) == (UnitState.EXHAUSTED, None)
     assert move.verdict["reason"]
