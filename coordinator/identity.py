@@ -17,6 +17,7 @@ from store.database import Database, Transaction
 CHALLENGE_LIFETIME = timedelta(minutes=2)
 SESSION_LIFETIME = timedelta(minutes=15)
 OLDEST_PROTOCOL = 1
+MARK_BYTES = 16
 
 _CHALLENGE = struct.Struct(">d16s")
 _SESSION = struct.Struct(">QQBd")
@@ -119,12 +120,28 @@ class Identity:
         message = signing.session(request.challenge, request.host_id)
         if not signing.verify(host.public_key, request.signature, message):
             raise CallRefused(work_pb2.SIGNATURE_INVALID, "The session is not signed by this host's key.")
+        await self._follow(host.id, request.sequence, request.mark)
         expires = self._clock() + SESSION_LIFETIME
         body = _SESSION.pack(host.id, host.user_id, host.tier_cap, expires.timestamp())
         token = body + self._keys.mac("session", body)
         return work_pb2.OpenSessionResponse(
             session_token=token, lifetime_s=int(SESSION_LIFETIME.total_seconds())
         )
+
+    async def _follow(self, host_id: int, sequence: int, mark: bytes) -> None:
+        """Refuses a session that another one of the same host has overtaken; clients may not count (0)."""
+        if sequence == 0:
+            return
+        if sequence >= 2**63 or len(mark) != MARK_BYTES:
+            raise CallRefused(work_pb2.INVALID_REQUEST, "The session's sequence or mark is malformed.")
+        if not await self._db.transaction(
+            "session", lambda tx: hosts.next_session(tx, host_id, sequence, mark)
+        ):
+            raise CallRefused(
+                work_pb2.HOST_COPIED,
+                "This client's folder was copied, or restored from a backup, and the other one has gone on. "
+                "Join again with an invite; nothing is lost.",
+            )
 
     def caller(self, token: bytes | None) -> Caller:
         """The host behind a session token. Altered, foreign and expired ones are refused alike."""

@@ -44,6 +44,7 @@ _STATUS = {
     work_pb2.SESSION_INVALID: grpc.StatusCode.UNAUTHENTICATED,
     work_pb2.HOST_UNKNOWN: grpc.StatusCode.NOT_FOUND,
     work_pb2.HOST_REVOKED: grpc.StatusCode.PERMISSION_DENIED,
+    work_pb2.HOST_COPIED: grpc.StatusCode.PERMISSION_DENIED,
     work_pb2.CLIENT_TOO_OLD: grpc.StatusCode.FAILED_PRECONDITION,
     work_pb2.BATCH_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
     work_pb2.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/work.proto\x12\tchorus.v1\"\x12\n\x10\x43hallengeRequest\"&\n\x11\x43hallengeResponse\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\"\x92\x01\n\x0c\x45nrolRequest\x12\x14\n\x0cinvite_token\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x11\n\tchallenge\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x11\n\tuser_name\x18\x05 \x01(\t\x12\x11\n\thost_name\x18\x06 \x01(\t\x12\x0c\n\x04tier\x18\x07 \x01(\t\"L\n\rEnrolResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\x04\x12\x11\n\tuser_name\x18\x02 \x01(\t\x12\x17\n\x0f\x63oordinator_key\x18\x03 \x01(\x0c\"u\n\x12OpenSessionRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\x04\x12\x11\n\tchallenge\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x05 \x01(\t\"@\n\x13OpenSessionResponse\x12\x15\n\rsession_token\x18\x01 \x01(\x0c\x12\x12\n\nlifetime_s\x18\x02 \x01(\r\"$\n\x04Task\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xa7\x01\n\x04Unit\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x13\n\x0btask_digest\x18\x05 \x01(\x0c\x12\x12\n\nimage_hash\x18\x06 \x01(\x0c\x12\x11\n\timage_url\x18\x07 \x01(\t\x12\x0e\n\x06params\x18\x08 \x01(\t\x12\x11\n\tsignature\x18\t \x01(\x0c\"p\n\nLeaseBatch\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.chorus.v1.Task\x12\x1e\n\x05units\x18\x02 \x03(\x0b\x32\x0f.chorus.v1.Unit\x12\x0f\n\x07lease_s\x18\x03 \x01(\r\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"/\n\x07UnitRef\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\"Y\n\x06\x41nswer\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x12\n\nelapsed_ms\x18\x05 \x01(\r\"q\n\x06Result\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\x12#\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x11.chorus.v1.AnswerH\x00\x12\x11\n\x07\x66\x61ilure\x18\x04 \x01(\tH\x00\x42\t\n\x07outcome\"d\n\x03\x41\x63k\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.chorus.v1.ResultStatus\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x87\x01\n\x0bWorkRequest\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.chorus.v1.Result\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0c\n\x04want\x18\x03 \x01(\r\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x14\n\x0cperspectives\x18\x05 \x03(\t\x12\x0f\n\x07wait_ms\x18\x06 \x01(\r\"y\n\x0cWorkResponse\x12\x1c\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x0e.chorus.v1.Ack\x12$\n\x05lease\x18\x02 \x01(\x0b\x32\x15.chorus.v1.LeaseBatch\x12\x13\n\x0bidle_reason\x18\x03 \x01(\t\x12\x10\n\x08retry_ms\x18\x04 \x01(\r\"1\n\rResumeRequest\x12 \n\x04held\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\"g\n\x0eResumeResponse\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.chorus.v1.LeaseBatch\x12 \n\x04stop\x18\x02 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12\x0c\n\x04more\x18\x03 \x01(\x08\"1\n\x0cRenewRequest\x12!\n\x05units\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\"g\n\rRenewResponse\x12#\n\x07renewed\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12 \n\x04stop\x18\x02 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12\x0f\n\x07lease_s\x18\x03 \x01(\r\"C\n\x0eReleaseRequest\x12!\n\x05units\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x0fReleaseResponse\x12\x10\n\x08released\x18\x01 \x01(\r\"\x11\n\x0fStandingRequest\"\x8c\x01\n\x10StandingResponse\x12\x11\n\tuser_name\x18\x01 \x01(\t\x12\x11\n\thost_name\x18\x02 \x01(\t\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x04\x12\x11\n\tdisagreed\x18\x04 \x01(\x04\x12\x0f\n\x07waiting\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x07 \x01(\x01*\xf1\x01\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fINVALID_REQUEST\x10\x01\x12\x12\n\x0eINVITE_INVALID\x10\x02\x12\x15\n\x11\x43HALLENGE_INVALID\x10\x03\x12\x15\n\x11SIGNATURE_INVALID\x10\x04\x12\x13\n\x0fSESSION_INVALID\x10\x05\x12\x10\n\x0cHOST_UNKNOWN\x10\x06\x12\x10\n\x0cHOST_REVOKED\x10\x07\x12\x12\n\x0e\x43LIENT_TOO_OLD\x10\x08\x12\x13\n\x0f\x42\x41TCH_TOO_LARGE\x10\t\x12\x0f\n\x0bUNAVAILABLE\x10\n*r\n\x0cResultStatus\x12\x1d\n\x19RESULT_STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tDUPLICATE\x10\x02\x12\x08\n\x04LATE\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x12\x11\n\rFAILURE_NOTED\x10\x05\x32\x9a\x04\n\x0b\x43oordinator\x12\x46\n\tChallenge\x12\x1b.chorus.v1.ChallengeRequest\x1a\x1c.chorus.v1.ChallengeResponse\x12:\n\x05\x45nrol\x12\x17.chorus.v1.EnrolRequest\x1a\x18.chorus.v1.EnrolResponse\x12L\n\x0bOpenSession\x12\x1d.chorus.v1.OpenSessionRequest\x1a\x1e.chorus.v1.OpenSessionResponse\x12=\n\x06Resume\x12\x18.chorus.v1.ResumeRequest\x1a\x19.chorus.v1.ResumeResponse\x12\x37\n\x04Work\x12\x16.chorus.v1.WorkRequest\x1a\x17.chorus.v1.WorkResponse\x12:\n\x05Renew\x12\x17.chorus.v1.RenewRequest\x1a\x18.chorus.v1.RenewResponse\x12@\n\x07Release\x12\x19.chorus.v1.ReleaseRequest\x1a\x1a.chorus.v1.ReleaseResponse\x12\x43\n\x08Standing\x12\x1a.chorus.v1.StandingRequest\x1a\x1b.chorus.v1.StandingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/work.proto\x12\tchorus.v1\"\x12\n\x10\x43hallengeRequest\"&\n\x11\x43hallengeResponse\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\"\x92\x01\n\x0c\x45nrolRequest\x12\x14\n\x0cinvite_token\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x11\n\tchallenge\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x11\n\tuser_name\x18\x05 \x01(\t\x12\x11\n\thost_name\x18\x06 \x01(\t\x12\x0c\n\x04tier\x18\x07 \x01(\t\"L\n\rEnrolResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\x04\x12\x11\n\tuser_name\x18\x02 \x01(\t\x12\x17\n\x0f\x63oordinator_key\x18\x03 \x01(\x0c\"\x95\x01\n\x12OpenSessionRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\x04\x12\x11\n\tchallenge\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x05 \x01(\t\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x0c\n\x04mark\x18\x07 \x01(\x0c\"@\n\x13OpenSessionResponse\x12\x15\n\rsession_token\x18\x01 \x01(\x0c\x12\x12\n\nlifetime_s\x18\x02 \x01(\r\"$\n\x04Task\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xa7\x01\n\x04Unit\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x13\n\x0btask_digest\x18\x05 \x01(\x0c\x12\x12\n\nimage_hash\x18\x06 \x01(\x0c\x12\x11\n\timage_url\x18\x07 \x01(\t\x12\x0e\n\x06params\x18\x08 \x01(\t\x12\x11\n\tsignature\x18\t \x01(\x0c\"p\n\nLeaseBatch\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.chorus.v1.Task\x12\x1e\n\x05units\x18\x02 \x03(\x0b\x32\x0f.chorus.v1.Unit\x12\x0f\n\x07lease_s\x18\x03 \x01(\r\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"/\n\x07UnitRef\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\"Y\n\x06\x41nswer\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x12\n\nelapsed_ms\x18\x05 \x01(\r\"q\n\x06Result\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\x12#\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x11.chorus.v1.AnswerH\x00\x12\x11\n\x07\x66\x61ilure\x18\x04 \x01(\tH\x00\x42\t\n\x07outcome\"d\n\x03\x41\x63k\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\r\x12\x0f\n\x07unit_id\x18\x02 \x01(\x04\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.chorus.v1.ResultStatus\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x87\x01\n\x0bWorkRequest\x12\"\n\x07results\x18\x01 \x03(\x0b\x32\x11.chorus.v1.Result\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0c\n\x04want\x18\x03 \x01(\r\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x14\n\x0cperspectives\x18\x05 \x03(\t\x12\x0f\n\x07wait_ms\x18\x06 \x01(\r\"y\n\x0cWorkResponse\x12\x1c\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x0e.chorus.v1.Ack\x12$\n\x05lease\x18\x02 \x01(\x0b\x32\x15.chorus.v1.LeaseBatch\x12\x13\n\x0bidle_reason\x18\x03 \x01(\t\x12\x10\n\x08retry_ms\x18\x04 \x01(\r\"1\n\rResumeRequest\x12 \n\x04held\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\"g\n\x0eResumeResponse\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.chorus.v1.LeaseBatch\x12 \n\x04stop\x18\x02 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12\x0c\n\x04more\x18\x03 \x01(\x08\"1\n\x0cRenewRequest\x12!\n\x05units\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\"g\n\rRenewResponse\x12#\n\x07renewed\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12 \n\x04stop\x18\x02 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12\x0f\n\x07lease_s\x18\x03 \x01(\r\"C\n\x0eReleaseRequest\x12!\n\x05units\x18\x01 \x03(\x0b\x32\x12.chorus.v1.UnitRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x0fReleaseResponse\x12\x10\n\x08released\x18\x01 \x01(\r\"\x11\n\x0fStandingRequest\"\x8c\x01\n\x10StandingResponse\x12\x11\n\tuser_name\x18\x01 \x01(\t\x12\x11\n\thost_name\x18\x02 \x01(\t\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x04\x12\x11\n\tdisagreed\x18\x04 \x01(\x04\x12\x0f\n\x07waiting\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x07 \x01(\x01*\x82\x02\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fINVALID_REQUEST\x10\x01\x12\x12\n\x0eINVITE_INVALID\x10\x02\x12\x15\n\x11\x43HALLENGE_INVALID\x10\x03\x12\x15\n\x11SIGNATURE_INVALID\x10\x04\x12\x13\n\x0fSESSION_INVALID\x10\x05\x12\x10\n\x0cHOST_UNKNOWN\x10\x06\x12\x10\n\x0cHOST_REVOKED\x10\x07\x12\x12\n\x0e\x43LIENT_TOO_OLD\x10\x08\x12\x13\n\x0f\x42\x41TCH_TOO_LARGE\x10\t\x12\x0f\n\x0bUNAVAILABLE\x10\n\x12\x0f\n\x0bHOST_COPIED\x10\x0b*r\n\x0cResultStatus\x12\x1d\n\x19RESULT_STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06STORED\x10\x01\x12\r\n\tDUPLICATE\x10\x02\x12\x08\n\x04LATE\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x12\x11\n\rFAILURE_NOTED\x10\x05\x32\x9a\x04\n\x0b\x43oordinator\x12\x46\n\tChallenge\x12\x1b.chorus.v1.ChallengeRequest\x1a\x1c.chorus.v1.ChallengeResponse\x12:\n\x05\x45nrol\x12\x17.chorus.v1.EnrolRequest\x1a\x18.chorus.v1.EnrolResponse\x12L\n\x0bOpenSession\x12\x1d.chorus.v1.OpenSessionRequest\x1a\x1e.chorus.v1.OpenSessionResponse\x12=\n\x06Resume\x12\x18.chorus.v1.ResumeRequest\x1a\x19.chorus.v1.ResumeResponse\x12\x37\n\x04Work\x12\x16.chorus.v1.WorkRequest\x1a\x17.chorus.v1.WorkResponse\x12:\n\x05Renew\x12\x17.chorus.v1.RenewRequest\x1a\x18.chorus.v1.RenewResponse\x12@\n\x07Release\x12\x19.chorus.v1.ReleaseRequest\x1a\x1a.chorus.v1.ReleaseResponse\x12\x43\n\x08Standing\x12\x1a.chorus.v1.StandingRequest\x1a\x1b.chorus.v1.StandingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.work_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ERRORCODE']._serialized_start=2025
-  _globals['_ERRORCODE']._serialized_end=2266
-  _globals['_RESULTSTATUS']._serialized_start=2268
-  _globals['_RESULTSTATUS']._serialized_end=2382
+  _globals['_ERRORCODE']._serialized_start=2058
+  _globals['_ERRORCODE']._serialized_end=2316
+  _globals['_RESULTSTATUS']._serialized_start=2318
+  _globals['_RESULTSTATUS']._serialized_end=2432
   _globals['_CHALLENGEREQUEST']._serialized_start=32
   _globals['_CHALLENGEREQUEST']._serialized_end=50
   _globals['_CHALLENGERESPONSE']._serialized_start=52
@@ -43,44 +43,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST']._serialized_end=239
   _globals['_ENROLRESPONSE']._serialized_start=241
   _globals['_ENROLRESPONSE']._serialized_end=317
-  _globals['_OPENSESSIONREQUEST']._serialized_start=319
-  _globals['_OPENSESSIONREQUEST']._serialized_end=436
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=438
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=502
-  _globals['_TASK']._serialized_start=504
-  _globals['_TASK']._serialized_end=540
-  _globals['_UNIT']._serialized_start=543
-  _globals['_UNIT']._serialized_end=710
-  _globals['_LEASEBATCH']._serialized_start=712
-  _globals['_LEASEBATCH']._serialized_end=824
-  _globals['_UNITREF']._serialized_start=826
-  _globals['_UNITREF']._serialized_end=873
-  _globals['_ANSWER']._serialized_start=875
-  _globals['_ANSWER']._serialized_end=964
-  _globals['_RESULT']._serialized_start=966
-  _globals['_RESULT']._serialized_end=1079
-  _globals['_ACK']._serialized_start=1081
-  _globals['_ACK']._serialized_end=1181
-  _globals['_WORKREQUEST']._serialized_start=1184
-  _globals['_WORKREQUEST']._serialized_end=1319
-  _globals['_WORKRESPONSE']._serialized_start=1321
-  _globals['_WORKRESPONSE']._serialized_end=1442
-  _globals['_RESUMEREQUEST']._serialized_start=1444
-  _globals['_RESUMEREQUEST']._serialized_end=1493
-  _globals['_RESUMERESPONSE']._serialized_start=1495
-  _globals['_RESUMERESPONSE']._serialized_end=1598
-  _globals['_RENEWREQUEST']._serialized_start=1600
-  _globals['_RENEWREQUEST']._serialized_end=1649
-  _globals['_RENEWRESPONSE']._serialized_start=1651
-  _globals['_RENEWRESPONSE']._serialized_end=1754
-  _globals['_RELEASEREQUEST']._serialized_start=1756
-  _globals['_RELEASEREQUEST']._serialized_end=1823
-  _globals['_RELEASERESPONSE']._serialized_start=1825
-  _globals['_RELEASERESPONSE']._serialized_end=1860
-  _globals['_STANDINGREQUEST']._serialized_start=1862
-  _globals['_STANDINGREQUEST']._serialized_end=1879
-  _globals['_STANDINGRESPONSE']._serialized_start=1882
-  _globals['_STANDINGRESPONSE']._serialized_end=2022
-  _globals['_COORDINATOR']._serialized_start=2385
-  _globals['_COORDINATOR']._serialized_end=2923
+  _globals['_OPENSESSIONREQUEST']._serialized_start=320
+  _globals['_OPENSESSIONREQUEST']._serialized_end=469
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=471
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=535
+  _globals['_TASK']._serialized_start=537
+  _globals['_TASK']._serialized_end=573
+  _globals['_UNIT']._serialized_start=576
+  _globals['_UNIT']._serialized_end=743
+  _globals['_LEASEBATCH']._serialized_start=745
+  _globals['_LEASEBATCH']._serialized_end=857
+  _globals['_UNITREF']._serialized_start=859
+  _globals['_UNITREF']._serialized_end=906
+  _globals['_ANSWER']._serialized_start=908
+  _globals['_ANSWER']._serialized_end=997
+  _globals['_RESULT']._serialized_start=999
+  _globals['_RESULT']._serialized_end=1112
+  _globals['_ACK']._serialized_start=1114
+  _globals['_ACK']._serialized_end=1214
+  _globals['_WORKREQUEST']._serialized_start=1217
+  _globals['_WORKREQUEST']._serialized_end=1352
+  _globals['_WORKRESPONSE']._serialized_start=1354
+  _globals['_WORKRESPONSE']._serialized_end=1475
+  _globals['_RESUMEREQUEST']._serialized_start=1477
+  _globals['_RESUMEREQUEST']._serialized_end=1526
+  _globals['_RESUMERESPONSE']._serialized_start=1528
+  _globals['_RESUMERESPONSE']._serialized_end=1631
+  _globals['_RENEWREQUEST']._serialized_start=1633
+  _globals['_RENEWREQUEST']._serialized_end=1682
+  _globals['_RENEWRESPONSE']._serialized_start=1684
+  _globals['_RENEWRESPONSE']._serialized_end=1787
+  _globals['_RELEASEREQUEST']._serialized_start=1789
+  _globals['_RELEASEREQUEST']._serialized_end=1856
+  _globals['_RELEASERESPONSE']._serialized_start=1858
+  _globals['_RELEASERESPONSE']._serialized_end=1893
+  _globals['_STANDINGREQUEST']._serialized_start=1895
+  _globals['_STANDINGREQUEST']._serialized_end=1912
+  _globals['_STANDINGRESPONSE']._serialized_start=1915
+  _globals['_STANDINGRESPONSE']._serialized_end=2055
+  _globals['_COORDINATOR']._serialized_start=2435
+  _globals['_COORDINATOR']._serialized_end=2973
 # @@protoc_insertion_point(module_scope)

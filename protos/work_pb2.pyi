@@ -20,6 +20,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLIENT_TOO_OLD: _ClassVar[ErrorCode]
     BATCH_TOO_LARGE: _ClassVar[ErrorCode]
     UNAVAILABLE: _ClassVar[ErrorCode]
+    HOST_COPIED: _ClassVar[ErrorCode]
 
 class ResultStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -40,6 +41,7 @@ HOST_REVOKED: ErrorCode
 CLIENT_TOO_OLD: ErrorCode
 BATCH_TOO_LARGE: ErrorCode
 UNAVAILABLE: ErrorCode
+HOST_COPIED: ErrorCode
 RESULT_STATUS_UNSPECIFIED: ResultStatus
 STORED: ResultStatus
 DUPLICATE: ResultStatus
@@ -86,18 +88,22 @@ class EnrolResponse(_message.Message):
     def __init__(self, host_id: _Optional[int] = ..., user_name: _Optional[str] = ..., coordinator_key: _Optional[bytes] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("host_id", "challenge", "signature", "protocol", "client_version")
+    __slots__ = ("host_id", "challenge", "signature", "protocol", "client_version", "sequence", "mark")
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
     host_id: int
     challenge: bytes
     signature: bytes
     protocol: int
     client_version: str
-    def __init__(self, host_id: _Optional[int] = ..., challenge: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., protocol: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
+    sequence: int
+    mark: bytes
+    def __init__(self, host_id: _Optional[int] = ..., challenge: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., protocol: _Optional[int] = ..., client_version: _Optional[str] = ..., sequence: _Optional[int] = ..., mark: _Optional[bytes] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
     __slots__ = ("session_token", "lifetime_s")

@@ -20,6 +20,9 @@ hosts = sa.Table(
     sa.Column("tier_cap", sa.SmallInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default="active"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+    # Of the last session: a copied or restored client falls behind.
+    sa.Column("sequence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("session_mark", sa.LargeBinary),
     one_of("state", ("active", "revoked")),
     sa.CheckConstraint("octet_length(public_key) = 32", name="public_key"),
 )
@@ -112,6 +115,15 @@ async def host_by_key(tx: Transaction, public_key: bytes) -> HostRow | None:
 async def host_by_id(tx: Transaction, host_id: int) -> HostRow | None:
     """The host of this id; an id beyond the database's integers is nobody's."""
     return None if host_id >= 2**63 else await _host(tx, hosts.c.id == host_id)
+
+
+async def next_session(tx: Transaction, host_id: int, sequence: int, mark: bytes) -> bool:
+    """Notes a session that goes on from the last one, or is that one asked for again; False for any other."""
+    follows = hosts.c.sequence < sequence
+    is_same = sa.and_(hosts.c.sequence == sequence, hosts.c.session_mark == mark)
+    statement = sa.update(hosts).where(hosts.c.id == host_id, sa.or_(follows, is_same))
+    noted = await tx.sql.execute(statement.values(sequence=sequence, session_mark=mark).returning(hosts.c.id))
+    return noted.one_or_none() is not None
 
 
 async def _host(tx: Transaction, where: sa.ColumnElement[bool]) -> HostRow | None:

@@ -20,6 +20,7 @@ from protos.invite import PRIVATE_SERVER_NAME
 from volunteer_client.backoff import Backoff
 from volunteer_client.configure import Enrolment
 from volunteer_client.lease import Ref
+from volunteer_client.memory import Memory
 
 PROTOCOL = 1
 CALL_TIMEOUT_S = 20.0
@@ -38,6 +39,10 @@ ADVICE = {
     "SIGNATURE_INVALID": f"The coordinator does not know this host's key. {_TRUST['host']}",
     "SESSION_INVALID": "The session ended.",
     "HOST_UNKNOWN": f"The coordinator does not know this host. {_TRUST['host']}",
+    "HOST_COPIED": (
+        "This folder is a copy of another one that has gone on since, or an older state of itself. "
+        "Join again with a new invite and --force; nothing is lost."
+    ),
     "HOST_REVOKED": "The operators have stopped this host. Ask them why.",
     "CLIENT_TOO_OLD": "The coordinator needs a newer client. Update it, then start again.",
     "UNIMPLEMENTED": "The coordinator is older than this client and does not know the call.",
@@ -45,6 +50,7 @@ ADVICE = {
     "UNAVAILABLE": "The coordinator cannot answer now.",
 }
 _Response = TypeVar("_Response", bound=Message)
+_Value = TypeVar("_Value")
 _OF_THE_CALLER = frozenset({"SESSION_INVALID", "CHALLENGE_INVALID"})  # no other address would help
 _TRANSIENT = _OF_THE_CALLER | {"UNAVAILABLE"}
 
@@ -147,11 +153,15 @@ class Channels:
 
 
 class Coordinator:
-    """Calls of an enrolled host; opens a session when there is none and again when one ends."""
+    """Calls of an enrolled host; opens a session when there is none and again when one ends.
 
-    def __init__(self, enrolment: Enrolment, key: Ed25519PrivateKey) -> None:
+    With a memory its sessions are numbered, so that only one of two copies of a home goes on.
+    """
+
+    def __init__(self, enrolment: Enrolment, key: Ed25519PrivateKey, memory: Memory | None = None) -> None:
         self._host_id = enrolment.host_id
         self._key = key
+        self._memory = memory
         self._channels = Channels(enrolment.addresses, enrolment.ca_der)
         self._token = b""
         self._opening = asyncio.Lock()
@@ -217,6 +227,7 @@ class Coordinator:
         async with self._opening:
             if self._token != ended:
                 return self._token
+            sequence, mark = await self._remember(Memory.next_session) or (0, b"")
             challenge = await _challenge(self._channels)
             request = work_pb2.OpenSessionRequest(
                 host_id=self._host_id,
@@ -224,12 +235,24 @@ class Coordinator:
                 signature=self._key.sign(signing.session(challenge, self._host_id)),
                 protocol=PROTOCOL,
                 client_version=version("chorus-captions"),
+                sequence=sequence,
+                mark=mark,
             )
             opened = await self._channels.call(
                 "OpenSession", request, work_pb2.OpenSessionResponse, timeout_s=CALL_TIMEOUT_S
             )
+            await self._remember(Memory.opened)
             self._token = opened.session_token
             return self._token
+
+    async def _remember(self, step: Callable[[Memory], _Value]) -> _Value | None:
+        """A step of the memory, None without one. Raises AwayError where the disk fails."""
+        if self._memory is None:
+            return None
+        try:
+            return await asyncio.to_thread(step, self._memory)
+        except OSError as error:
+            raise AwayError("UNAVAILABLE", f"the home folder does not take its memory: {error}") from None
 
 
 async def enrol(

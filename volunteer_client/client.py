@@ -77,7 +77,7 @@ async def run(home: Home, settings: Settings, log: Log) -> int:
         wish = Wish(settings.concurrency, settings.tier or enrolment.tier, settings.perspectives)
         seed = random.getrandbits(31) if settings.seed is None else settings.seed
         async with AsyncExitStack() as stack:
-            coordinator = Coordinator(enrolment, key)
+            coordinator = Coordinator(enrolment, key, home.memory())
             stack.push_async_callback(coordinator.close)
             images = Images(enrolment.ca_der, random=random)
             stack.push_async_callback(images.close)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from volunteer_client import durable
+from volunteer_client.memory import Memory
 
 
 class ConfigureError(Exception):
@@ -77,6 +78,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
         self.spool_folder = self.folder / "spool"
+        self._memory_file = self.folder / "memory.json"
         self._key_file = self.folder / "host.key"
         self._enrolment_file = self.folder / "enrolment.json"
 
@@ -155,13 +157,21 @@ class Home:
             durable.write(self._key_file, pem)
         return key
 
+    def memory(self) -> Memory:
+        """What the last run left to remember. Raises ConfigureError where the file cannot be read."""
+        try:
+            return Memory(self._memory_file)
+        except OSError as error:
+            raise ConfigureError("home_unusable", f"{self._memory_file} cannot be read: {error}") from None
+
     def enrol(self, enrolment: Enrolment) -> None:
         """Keeps an enrolment, durably."""
         durable.write(self._enrolment_file, enrolment.to_json())
 
     def set_aside(self) -> Path | None:
-        """Moves key, enrolment and spool into a folder of their own; None where there was nothing."""
-        present = [p for p in (self._enrolment_file, self._key_file, self.spool_folder) if p.exists()]
+        """Moves all that belongs to an enrolment into a folder of its own; None where there was nothing."""
+        parts = (self._enrolment_file, self._key_file, self._memory_file, self.spool_folder)
+        present = [path for path in parts if path.exists()]
         if not present:
             return None
         aside = self.folder / f"replaced-{time.time_ns()}"

@@ -184,6 +184,28 @@ def test_a_copied_home_gets_no_second_lease_of_a_unit(
     assert len(set(stored(street, "eve"))) == SCENES, both
 
 
+def test_a_copy_that_fell_behind_is_told_so_and_the_original_goes_on(
+    street: Street, model: GatedModel, start: Callable[[str], Process]
+) -> None:
+    original = start("hal")
+    original.await_words('"leased"')
+    original.kill()
+    copy = street.folder / "hal-copy"
+    shutil.copytree(street.folder / "hal", copy)
+    original = start("hal")
+    original.await_words('"continuing"')
+    wait_until(model.asked.is_set, 60)
+    for _ in range(2):  # trying again does not help it
+        twin = street.volunteer(copy, model.url, "gated")
+        assert twin.ended(30) == 3
+    told = list(events(twin.output, "stopping: the coordinator refuses this host"))
+    assert [event["code"] for event in told] == ["HOST_COPIED"] * 2
+    assert "Join again" in told[0]["advice"]
+    model.gate.set()
+    wait_until(lambda: len(stored(street, "hal")) == SCENES, 60)
+    assert original.status is None
+
+
 def test_a_revoked_host_is_told_so(street: Street, start: Callable[[str], Process]) -> None:
     volunteer = start("gus")
     volunteer.await_words('"leased"')

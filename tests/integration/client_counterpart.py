@@ -104,6 +104,8 @@ class Counterpart(CoordinatorServicer):
         self.refuse_with: dict[str, str] = {}
         self.hang_on = ""
         self.lose_acks = 0
+        self.lose_sessions = 0
+        self.sequences: list[tuple[int, bytes]] = []
         self.lose_leases = 0
         self.resumed: list[set[int]] = []
         self.resent_at_once = 256
@@ -189,6 +191,10 @@ class Counterpart(CoordinatorServicer):
         message = signing.session(request.challenge, request.host_id)
         if not signing.verify(self.host_key, request.signature, message):
             await self._fail(context, "SIGNATURE_INVALID")
+        self.sequences.append((request.sequence, request.mark))
+        if self.lose_sessions:
+            self.lose_sessions -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
         token = b"session%d" % self.calls["OpenSession"]
         self.sessions.add(token)
         return work_pb2.OpenSessionResponse(session_token=token, lifetime_s=600)

@@ -19,6 +19,7 @@ from tests.integration.client_counterpart import (
     joined_home,
     serving_counterpart,
 )
+from volunteer_client import durable
 from volunteer_client.api import (
     AwayError,
     Channels,
@@ -64,6 +65,40 @@ async def test_an_ended_session_is_opened_again_once_for_all_calls(counterpart: 
     counterpart.sessions.clear()
     await asyncio.gather(*(coordinator.standing() for _ in range(5)))
     assert counterpart.calls["OpenSession"] == 2
+    await coordinator.close()
+
+
+async def test_sessions_are_numbered_and_a_lost_answer_is_asked_for_again(
+    counterpart: Counterpart, home: Home
+):
+    enrolment, key = home.joined()
+    counterpart.lose_sessions = 1
+    coordinator = Coordinator(enrolment, key, home.memory())
+    with pytest.raises(AwayError):
+        await coordinator.standing()
+    await coordinator.standing()
+    counterpart.sessions.clear()
+    await coordinator.standing()
+    await coordinator.close()
+    again = Coordinator(enrolment, key, home.memory())
+    await again.standing()
+    await again.close()
+    assert [sequence for sequence, _ in counterpart.sequences] == [1, 1, 2, 3]
+    marks = [mark for _, mark in counterpart.sequences]
+    assert (marks[0] == marks[1], len(set(marks))) == (True, 3)
+
+
+async def test_a_disk_that_keeps_no_number_opens_no_session(
+    counterpart: Counterpart, home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "write", full)
+    coordinator = Coordinator(*home.joined(), home.memory())
+    with pytest.raises(AwayError, match="No space left"):
+        await coordinator.standing()
+    assert counterpart.calls["OpenSession"] == 0
     await coordinator.close()
 
 

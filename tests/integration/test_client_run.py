@@ -116,15 +116,17 @@ async def test_what_a_client_no_longer_holds_is_stopped_when_it_starts(
     counterpart: Counterpart, model: Model, home: Home
 ):
     counterpart.add_units(4)
-    model.allowed = asyncio.Semaphore(1)
+    model.allowed = asyncio.Semaphore(0)
     async with client_process(home, model) as process:
-        await read_until(process, '"done"')
+        await read_until(process, '"leased"')
         process.kill()
         await process.wait()
     gone = max(counterpart.leased)
     del counterpart.leased[gone]
-    model.answer_all()
+    model.allowed = asyncio.Semaphore(0)
     async with client_process(home, model, "--exit-when-idle", "0.2") as process:
+        await read_until(process, "stopped: settled or taken back")
+        model.answer_all()
         assert await process.wait() == 0
     assert set(counterpart.stored) == {1, 2, 3, 4} - {gone}
     assert counterpart.acks["REFUSED"] == 0

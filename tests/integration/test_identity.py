@@ -51,7 +51,14 @@ async def _enrol(
         return work_pb2.ErrorCode.Name(refused.code)
 
 
-async def _open(identity: Identity, host_id: int, key: Ed25519PrivateKey, protocol: int = 1) -> bytes | str:
+async def _open(
+    identity: Identity,
+    host_id: int,
+    key: Ed25519PrivateKey,
+    protocol: int = 1,
+    sequence: int = 0,
+    mark: bytes = b"",
+) -> bytes | str:
     """The session token, or the name of the refusal's code."""
     challenge = identity.challenge()
     request = work_pb2.OpenSessionRequest(
@@ -59,6 +66,8 @@ async def _open(identity: Identity, host_id: int, key: Ed25519PrivateKey, protoc
         challenge=challenge,
         signature=key.sign(signing.session(challenge, host_id)),
         protocol=protocol,
+        sequence=sequence,
+        mark=mark,
     )
     try:
         return (await identity.open_session(request)).session_token
@@ -157,6 +166,57 @@ async def test_a_session_opens_for_the_hosts_key_alone(identity: Identity):
     assert await _open(identity, enrolled.host_id, other) == "SIGNATURE_INVALID"
     assert await _open(identity, enrolled.host_id, key, protocol=0) == "CLIENT_TOO_OLD"
     assert [await _open(identity, host_id, key) for host_id in (0, 2**63, 2**64 - 1)] == ["HOST_UNKNOWN"] * 3
+
+
+async def _host(identity: Identity) -> tuple[int, Ed25519PrivateKey]:
+    key = Ed25519PrivateKey.generate()
+    enrolled = await _enrol(identity, await identity.invite(None, Tier.G80, 1, DAY), key)
+    assert not isinstance(enrolled, str)
+    return enrolled.host_id, key
+
+
+async def test_a_copied_client_falls_behind_and_stays_out_while_the_original_goes_on(identity: Identity):
+    host = await _host(identity)
+    for sequence in (1, 2):
+        assert isinstance(await _open(identity, *host, sequence=sequence, mark=bytes([sequence] * 16)), bytes)
+    twins = b"twin" * 4
+    outcomes = [await _open(identity, *host, sequence=sequence, mark=twins) for sequence in (2, 2, 1, 2)]
+    assert outcomes == ["HOST_COPIED"] * 4
+    assert isinstance(await _open(identity, *host, sequence=3, mark=b"original" * 2), bytes)
+    assert await _open(identity, *host, sequence=3, mark=twins) == "HOST_COPIED"
+
+
+async def test_a_session_whose_answer_was_lost_may_be_asked_for_again(identity: Identity):
+    host = await _host(identity)
+    asked = {"sequence": 7, "mark": b"m" * 16}
+    assert all([isinstance(await _open(identity, *host, **asked), bytes) for _ in range(3)])
+
+
+async def test_of_two_copies_that_ask_at_once_one_goes_on(engine: Engine, identity: Identity):
+    host = await _host(identity)
+    for sequence in range(1, 9):
+        marks = [bytes([number] * 16) for number in range(4)]
+        calls = (_open(identity, *host, sequence=sequence, mark=mark) for mark in marks)
+        outcomes = Counter(isinstance(outcome, bytes) for outcome in await asyncio.gather(*calls))
+        assert outcomes == {True: 1, False: 3}
+    assert await engine.value("SELECT sequence FROM hosts") == 8
+
+
+async def test_a_client_that_does_not_count_is_let_in_as_before(identity: Identity):
+    host = await _host(identity)
+    await _open(identity, *host, sequence=5, mark=bytes(16))
+    assert isinstance(await _open(identity, *host), bytes)
+    assert await _open(identity, *host, sequence=4, mark=bytes(16)) == "HOST_COPIED"
+
+
+async def test_a_stranger_cannot_move_a_hosts_sequence(engine: Engine, identity: Identity):
+    host_id, key = await _host(identity)
+    stranger = Ed25519PrivateKey.generate()
+    far = {"sequence": 2**62, "mark": bytes(16)}
+    assert await _open(identity, host_id, stranger, **far) == "SIGNATURE_INVALID"
+    assert await engine.value("SELECT sequence FROM hosts") == 0
+    for sequence, mark in ((2**63, bytes(16)), (2**64 - 1, bytes(16)), (1, b""), (1, bytes(17))):
+        assert await _open(identity, host_id, key, sequence=sequence, mark=mark) == "INVALID_REQUEST"
 
 
 async def test_a_revoked_host_is_out_at_once(engine: Engine, identity: Identity):
