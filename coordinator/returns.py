@@ -218,8 +218,7 @@ class Returns:
     ) -> None:
         stored = outcome.stored()
         await results.add(tx, outcome.batches, stored, now)
-        for user_id in sorted({row.user_id for row in stored if row.leased_at is None}):
-            await shelves.guard_user(tx, user_id)
+        await shelves.guard_users(tx, {row.user_id for row in stored if row.leased_at is None})
         await leases.answered(tx, [(row.campaign_id, row.unit_id, row.user_id) for row in stored])
         await shelves.remove(tx, _filled_places(situation, stored))
         await give_back(tx, outcome.ended, situation.units, self._campaigns, now)

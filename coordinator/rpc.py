@@ -13,12 +13,13 @@ from coordinator.errors import CallRefused
 from coordinator.identity import Caller, Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys
+from coordinator.leasing import Leased, Leasing
 from coordinator.lifecycle import Receipt
 from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
 from coordinator.scheduler import Scheduler
 from coordinator.settlement import Key
 from coordinator.standing import standing
-from coordinator.work import Leased, Work
+from coordinator.work import Work
 from protos import signing, work_pb2, work_pb2_grpc
 from protos.tier import Tier
 from store.database import Database
@@ -80,6 +81,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     identity: Identity
     campaigns: Campaigns
     scheduler: Scheduler
+    leasing: Leasing
     work: Work
     returns: Returns
     keys: Keys
@@ -194,10 +196,10 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         except ValueError as error:
             raise CallRefused(work_pb2.INVALID_REQUEST, str(error)) from error
         want = min(request.want, MAX_WANT)
-        leased = await self.work.lease(caller, tier, request.perspectives, want)
+        leased = await self.leasing(caller, tier, request.perspectives, want)
         if not leased.units and request.wait_ms and not response.acks:
             await self.scheduler.refreshed(min(request.wait_ms / 1000, MAX_WAIT_S))
-            leased = await self.work.lease(caller, tier, request.perspectives, want)
+            leased = await self.leasing(caller, tier, request.perspectives, want)
         if leased.units:
             response.lease.CopyFrom(self._lease_batch(caller, leased))
         else:

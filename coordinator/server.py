@@ -13,6 +13,7 @@ from coordinator.facts import UnitFacts
 from coordinator.identity import Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys, keys_of
+from coordinator.leasing import Leasing
 from coordinator.returns import Returns
 from coordinator.rpc import CoordinatorService
 from coordinator.scheduler import Scheduler
@@ -38,19 +39,20 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     campaigns, scheduler = Campaigns(db, rng), Scheduler(rng)
     facts = UnitFacts(db)
     trust = Trust(db, rng, now)
-    work = Work(db, campaigns, scheduler, facts, trust, now)
+    leasing = Leasing(db, campaigns, scheduler, facts, trust, now)
     identity = Identity(db, keys, now)
     service = CoordinatorService(
         db=db,
         identity=identity,
         campaigns=campaigns,
         scheduler=scheduler,
-        work=work,
+        leasing=leasing,
+        work=Work(db, campaigns, now),
         returns=Returns(db, campaigns, facts, trust, now),
         keys=keys,
         urls=ImageUrls(settings.images_base, keys),
     )
-    for refresh in (campaigns.refresh, identity.refresh, trust.refresh, work.look_at_shelves):
+    for refresh in (campaigns.refresh, identity.refresh, trust.refresh, leasing.look_at_shelves):
         await refresh()
     server = grpc.aio.server(
         options=[
@@ -66,7 +68,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     await server.start()
     async with asyncio.TaskGroup() as tasks:
         pictures = [
-            tasks.create_task(again(SHELVES_EVERY_S, "shelves", work.look_at_shelves)),
+            tasks.create_task(again(SHELVES_EVERY_S, "shelves", leasing.look_at_shelves)),
             tasks.create_task(again(CAMPAIGNS_EVERY_S, "campaigns", campaigns.refresh)),
             tasks.create_task(again(CAMPAIGNS_EVERY_S, "identity", identity.refresh)),
             tasks.create_task(again(TRUST_EVERY_S, "trust", trust.refresh)),

@@ -9,7 +9,6 @@ from coordinator.policy import Policy
 from store import ledger
 from store.database import Database
 from store.ledger import EvidenceRow
-from store.shelves import EVERY, Checks, Shelf
 
 OVERLAP = timedelta(seconds=10)  # folds commit in any order, on machines whose clocks differ
 _NEUTRAL = (0.8, 1.25)  # weights that change nothing need no room
@@ -55,16 +54,16 @@ class Trust:
             return False
         return weight(_evidence(row).after((self._clock() - row.as_of).total_seconds())) >= sole_weight
 
-    def checks(self, host_id: int, shelf: Shelf, policy: Policy) -> Checks:
-        """Which of the replicas that the host draws from a shelf others answer too, by chance.
+    def works_alone(
+        self, host_id: int, campaign_id: int, perspective_id: int, lane: int, policy: Policy
+    ) -> Callable[[], bool]:
+        """Says of each fresh replica that the host draws from a shelf whether it goes to no other host.
 
-        A unit that others have been asked about already is never settled by one voice alone.
+        A unit that others have been asked about already is never settled by one voice alone; of the rest some
+        are checked, by chance.
         """
-        if shelf.lane > 0 or not self.alone(
-            host_id, shelf.campaign_id, shelf.perspective_id, policy.sole_weight
-        ):
-            return EVERY
-        return Checks(policy.spot_check, self._rng.getrandbits(62))
+        trusted = lane == 0 and self.alone(host_id, campaign_id, perspective_id, policy.sole_weight)
+        return lambda: trusted and self._rng.random() >= policy.spot_check
 
 
 def _evidence(row: EvidenceRow) -> Evidence:

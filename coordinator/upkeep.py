@@ -12,10 +12,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.evidence import HALF_LIVES
-from coordinator.facts import UnitFacts
-from coordinator.scheduler import Scheduler
 from coordinator.steps import guarded
-from coordinator.trust import Trust
 from coordinator.work import Work
 from store import annotations, ledger
 from store.database import Database
@@ -62,9 +59,7 @@ def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
 async def upkeep(database_url: str) -> AsyncIterator[list[Job]]:
     """Runs every upkeep job in its rhythm while the context lasts."""
     db = Database.connect(database_url, pool_size=2)
-    rng = random.Random()  # noqa: S311 (order of work, no secret)
-    campaigns = Campaigns(db, rng)
-    work = Work(db, campaigns, Scheduler(rng), UnitFacts(db), Trust(db, rng, now), now)
+    work = Work(db, Campaigns(db, random.Random()), now)  # noqa: S311 (order of work, no secret)
     listed = jobs(db, work, now)
     scheduler = AsyncIOScheduler(timezone=UTC)
     for job in listed:

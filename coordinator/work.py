@@ -1,4 +1,4 @@
-"""The commands of the work engine: lease, renew, resume, release, expire (and `Returns`).
+"""The commands on leases beside `Leasing` and `Returns`: renew, resume, release, expire.
 
 Each is one transaction. Every command that ends leases or settles units locks the units first, in id
 order: that is the one lock order, so that commands wait for each other and never deadlock.
@@ -10,29 +10,17 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter, itemgetter
 
-from coordinator.campaigns import Campaign, Campaigns
-from coordinator.facts import UnitFacts
+from coordinator.campaigns import Campaigns
 from coordinator.identity import Caller
+from coordinator.leasing import Leased
 from coordinator.lifecycle import LeaseEnding, UnitState
-from coordinator.scheduler import Scheduler
 from coordinator.settlement import EndedLease, Key, give_back
-from coordinator.trust import Trust
-from protos.tier import Tier
-from store import leases, shelves, units
+from store import leases, units
 from store.database import Database, Transaction
 from store.leases import Lease
-from store.shelves import Holder, LeasedUnit, Shelf
+from store.shelves import LeasedUnit
 
-SHELVES_PER_CALL = 8
 RESENT_AT_ONCE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """Replicas leased together, all of one shelf, for `lease_s` seconds; none where nothing fitted."""
-
-    units: list[LeasedUnit]
-    lease_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,73 +43,10 @@ class Resumed:
 class Work:
     """The commands, on one database."""
 
-    def __init__(
-        self,
-        db: Database,
-        campaigns: Campaigns,
-        scheduler: Scheduler,
-        facts: UnitFacts,
-        trust: Trust,
-        clock: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, db: Database, campaigns: Campaigns, clock: Callable[[], datetime]) -> None:
         self._db = db
         self._campaigns = campaigns
-        self._facts = facts
-        self._trust = trust
-        self._scheduler = scheduler
         self._clock = clock
-
-    async def look_at_shelves(self) -> None:
-        """Gives the scheduler a new picture of what waits."""
-        self._scheduler.show(await self._db.transaction("shelves", shelves.waiting))
-
-    async def lease(self, caller: Caller, tier: Tier, perspectives: Collection[str], want: int) -> Leased:
-        """Leases at most `want` replicas of one shelf; the best shelves are tried in turn.
-
-        `perspectives` are the names that the host can do; empty means any.
-        """
-        able = {
-            (campaign.id, perspective_id)
-            for campaign in self._campaigns.running()
-            for perspective_id, task in campaign.tasks.items()
-            if not perspectives or task.row.name in perspectives
-        }
-        for shelf in self._scheduler.order(min(tier, caller.tier_cap), able)[:SHELVES_PER_CALL]:
-            leased = await self._draw(caller, shelf, self._campaigns.need(shelf.campaign_id), want)
-            if leased.units:
-                self._facts.note(leased.units)
-                self._scheduler.served(shelf.campaign_id, len(leased.units))
-                return leased
-        return Leased([], 0)
-
-    async def _draw(self, caller: Caller, shelf: Shelf, campaign: Campaign, want: int) -> Leased:
-        policy, now = campaign.policy, self._clock()
-        deadline = now + timedelta(seconds=policy.lease_s)
-        holder = Holder(caller.host_id, caller.user_id)
-        next_lane = shelf.lane + 1 < policy.replication
-        checks = self._trust.checks(caller.host_id, shelf, policy)
-        start = self._scheduler.start(shelf)
-
-        async def body(tx: Transaction) -> list[LeasedUnit]:
-            await shelves.guard_user(tx, caller.user_id)
-            drawn: list[LeasedUnit] = []
-            for place in (start, (0, 0)):
-                if len(drawn) < want:
-                    drawn += await shelves.draw(
-                        tx,
-                        shelf,
-                        holder,
-                        start=place,
-                        want=want - len(drawn),
-                        next_lane=next_lane,
-                        checks=checks,
-                        now=now,
-                        deadline=deadline,
-                    )
-            return drawn
-
-        drawn = await self._db.transaction("lease", body, pipelined=True)
-        return Leased(drawn, policy.lease_s)
 
     async def renew(self, caller: Caller, keys: Sequence[Key]) -> Renewed:
         """Extends the caller's leases on open units."""
@@ -155,7 +80,6 @@ class Work:
             return await leases.told_again(tx, caller.host_id, sorted(moved))
 
         again = await self._db.transaction("resume", body) if some else []
-        self._facts.note(again)
         batches = [
             Leased(list(told), self._campaigns.need(campaign_id).policy.lease_s)
             for (campaign_id, _), told in groupby(again, key=attrgetter("campaign_id", "perspective_id"))

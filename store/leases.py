@@ -11,7 +11,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from psycopg.rows import class_row
 
-from store.database import Transaction
+from store.database import Transaction, rows_of
 from store.schema import metadata, one_of
 from store.shelves import LeasedUnit
 
@@ -206,7 +206,7 @@ OF_HOST = "SELECT campaign_id, unit_id FROM leases WHERE host_id = %(host)s"
 
 async def told_again(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]]) -> list[LeasedUnit]:
     """This host's leases on these units, as they were told to it when it drew them."""
-    cursor = tx.raw.cursor(row_factory=class_row(LeasedUnit))
+    cursor = tx.raw.cursor(row_factory=rows_of(LeasedUnit))
     await cursor.execute(TOLD_AGAIN, {**_columns(keys), "host": host_id})
     return await cursor.fetchall()
 

@@ -1,13 +1,14 @@
 """The shelves: `ready` holds every replica that waits, ordered so that one claim reads one short range."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from psycopg.rows import class_row
 
-from store.database import Transaction
+from store.database import Transaction, rows_of
 from store.schema import metadata
 
 SHUFFLE_RANGE = 1 << 30
@@ -41,9 +42,8 @@ class Shelf:
     block: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedUnit:
-    """A replica that left its shelf and is now leased, with all that its holder is told of it."""
+class LeasedUnit(NamedTuple):
+    """A replica that is leased, with all that its holder is told of it."""
 
     campaign_id: int
     id: int
@@ -56,23 +56,55 @@ class LeasedUnit:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who draws: a host and its owner."""
+class Candidate(NamedTuple):
+    """A waiting replica that this transaction has locked.
 
+    `place` is where it lies, good while it is locked; `users` hold, have answered or have failed its unit.
+    The fields from `campaign_id` on are those of LeasedUnit.
+    """
+
+    place: str
+    fresh: bool
+    users: list[int]
+    state: str
+    campaign_id: int
+    id: int
+    lane: int
+    kind: str
+    perspective_id: int
+    content_id: int
+    image_hash: bytes
+    params: str
+    signature: bytes
+
+    @property
+    def leased(self) -> LeasedUnit:
+        """What its holder is told."""
+        return LeasedUnit._make(self[4:])
+
+
+@dataclass(frozen=True, slots=True)
+class NewLease:
+    """A candidate that goes to a host until `deadline`; with `next_lane` its unit's next lane is born.
+
+    With `alone` its answer may settle the unit without another.
+    """
+
+    candidate: Candidate
     host_id: int
     user_id: int
+    deadline: datetime
+    next_lane: bool
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
-    """Which of the replicas that are drawn others answer too: a `share` of them, picked by `salt`."""
+class Stretch:
+    """A part of a block: `low` <= shuffle < `high`."""
 
-    share: float
-    salt: int
-
-
-EVERY = Checks(1.0, 0)
+    block: int
+    low: int
+    high: int
 
 
 async def waiting(tx: Transaction) -> list[Shelf]:
@@ -98,94 +130,143 @@ SELECT * FROM shelf
 """
 
 
-async def guard_user(tx: Transaction, user_id: int) -> None:
-    """Until this transaction ends nobody else draws for this user, so that no unit reaches one twice.
+async def guard_users(tx: Transaction, user_ids: Collection[int]) -> None:
+    """Until this transaction ends nobody else draws for these users, so that no unit reaches one twice.
 
     It is a statement of its own: a statement that both waited and drew would draw by an old snapshot.
     """
-    await tx.raw.execute("SELECT pg_advisory_xact_lock(7381, hashint8(%s))", (user_id,))
+    if user_ids:
+        await tx.raw.execute(GUARD_USERS, {"users": sorted(user_ids)})
 
 
-async def draw(
-    tx: Transaction,
-    shelf: Shelf,
-    holder: Holder,
-    *,
-    start: tuple[int, int],
-    want: int,
-    next_lane: bool,
-    checks: Checks = EVERY,
-    now: datetime,
-    deadline: datetime,
-) -> list[LeasedUnit]:
-    """Moves at most `want` replicas from a shelf into leases of `holder`, from (block, shuffle) `start` on.
+GUARD_USERS = """
+SELECT count(pg_advisory_xact_lock((7381::bigint << 48) | user_id))
+FROM unnest(%(users)b::bigint[]) AS user_id
+"""
 
-    No replica goes to two callers, and none to a user who holds, has answered or has failed its unit. With
-    `next_lane` the following lane of each unit whose replica is leased for the first time is born, unless
-    `checks` leaves it out: its lease is then marked as one whose answer may settle the unit alone. A replica
-    of a unit that is no longer open, or that is leased already, leaves its shelf and is not leased.
+
+async def candidates(
+    tx: Transaction, shelf: Shelf, stretch: Stretch, users: Sequence[int], want: int
+) -> list[Candidate]:
+    """Locks and gives at most `want` replicas of a stretch of a shelf, in order, that nobody else has locked.
+
+    Each is one that at least one of the `users` neither holds nor has answered nor has failed.
     """
     parameters = {
         "campaign": shelf.campaign_id,
         "perspective": shelf.perspective_id,
         "tier": shelf.tier,
         "lane": shelf.lane,
-        "block": start[0],
-        "shuffle": start[1],
-        "host": holder.host_id,
-        "user": holder.user_id,
+        "block": stretch.block,
+        "low": stretch.low,
+        "high": stretch.high,
+        "users": users,
         "want": want,
-        "next_lane": next_lane,
-        "share": checks.share,
-        "salt": checks.salt,
-        "now": now,
-        "deadline": deadline,
     }
-    cursor = tx.raw.cursor(row_factory=class_row(LeasedUnit))
-    await cursor.execute(DRAW, parameters)
+    cursor = tx.raw.cursor(row_factory=rows_of(Candidate))
+    await cursor.execute(CANDIDATES, parameters)
     return await cursor.fetchall()
 
 
-DRAW = """
+CANDIDATES = """
 WITH picked AS (
-    SELECT r.ctid
-    FROM ready r
+    SELECT r.ctid AS place, r.campaign_id, r.unit_id, r.lane, r.fresh, touched.users
+    FROM ready r CROSS JOIN LATERAL (
+        -- Nobody has touched a unit whose first replica was never leased.
+        SELECT CASE WHEN r.fresh AND r.lane = 0 THEN '{}' ELSE
+            ARRAY(SELECT l.user_id FROM leases l
+                  WHERE l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id)
+            || ARRAY(SELECT s.user_id FROM results s
+                     WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id)
+            || ARRAY(SELECT p.user_id FROM past_leases p
+                     WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed')
+        END AS users OFFSET 0
+    ) AS touched
     WHERE r.campaign_id = %(campaign)s AND r.perspective_id = %(perspective)s AND r.tier = %(tier)s
-      AND r.lane = %(lane)s AND (r.block, r.shuffle) >= (%(block)s, %(shuffle)s)
-      AND (SELECT true FROM leases l WHERE l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id
-           AND l.user_id = %(user)s) IS NULL
-      AND (SELECT true FROM results s WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id
-           AND s.user_id = %(user)s) IS NULL
-      AND (SELECT true FROM past_leases p WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id
-           AND p.user_id = %(user)s AND p.ending = 'failed' LIMIT 1) IS NULL
+      AND r.lane = %(lane)s AND r.block = %(block)s AND r.shuffle >= %(low)s AND r.shuffle < %(high)s
+      AND NOT %(users)b::bigint[] <@ touched.users
     ORDER BY r.block, r.shuffle, r.unit_id
     LIMIT %(want)s
     FOR UPDATE OF r SKIP LOCKED
-), taken AS (
+)
+SELECT p.place, p.fresh, p.users, u.state, u.campaign_id, u.id, p.lane, u.kind, u.perspective_id,
+       u.content_id, u.image_hash, u.params, u.signature
+FROM picked p CROSS JOIN LATERAL (
+    SELECT * FROM units WHERE campaign_id = p.campaign_id AND id = p.unit_id OFFSET 0
+) AS u
+"""
+
+
+async def block_after(tx: Transaction, shelf: Shelf, block: int) -> int | None:
+    """The shelf's next block that holds something."""
+    parameters = {
+        "campaign": shelf.campaign_id,
+        "perspective": shelf.perspective_id,
+        "tier": shelf.tier,
+        "lane": shelf.lane,
+        "block": block,
+    }
+    found = await tx.raw.execute(BLOCK_AFTER, parameters)
+    row = await found.fetchone()
+    return None if row is None else int(row[0])
+
+
+BLOCK_AFTER = """
+SELECT block FROM ready
+WHERE campaign_id = %(campaign)s AND perspective_id = %(perspective)s AND tier = %(tier)s AND lane = %(lane)s
+  AND block > %(block)s
+ORDER BY block LIMIT 1
+"""
+
+
+async def take(
+    tx: Transaction, new: Sequence[NewLease], closed: Sequence[str], now: datetime
+) -> set[tuple[int, int, int]]:
+    """Moves locked candidates from their shelves into leases; gives (campaign, unit, lane) of those leased.
+
+    A replica that is leased already, and those at the places `closed`, leave their shelves alone.
+    """
+    if not new and not closed:
+        return set()
+    births = [lease.candidate for lease in new if lease.next_lane]
+    parameters = {
+        "places": [lease.candidate.place for lease in new] + list(closed),
+        "campaigns": [lease.candidate.campaign_id for lease in new],
+        "units": [lease.candidate.id for lease in new],
+        "lanes": [lease.candidate.lane for lease in new],
+        "hosts": [lease.host_id for lease in new],
+        "users": [lease.user_id for lease in new],
+        "deadlines": [lease.deadline for lease in new],
+        "alone": [lease.alone for lease in new],
+        "births": [birth.place for birth in births],
+        "now": now,
+    }
+    found = await tx.raw.execute(TAKE, parameters)
+    return set(await found.fetchall())
+
+
+TAKE = """
+WITH taken AS (
     -- By place: the rows are locked, and a join would be planned by statistics that may be hours behind.
-    DELETE FROM ready r WHERE r.ctid = ANY (ARRAY(SELECT ctid FROM picked))
-    RETURNING r.campaign_id, r.unit_id, r.fresh
-), wanted AS (
-    SELECT u.*, t.fresh FROM taken t CROSS JOIN LATERAL (
-        SELECT * FROM units WHERE campaign_id = t.campaign_id AND id = t.unit_id OFFSET 0
-    ) AS u
-    WHERE u.state = 'open'
+    DELETE FROM ready WHERE ctid = ANY (%(places)s::tid[])
 ), leased AS (
     INSERT INTO leases (campaign_id, unit_id, lane, host_id, user_id, leased_at, deadline, alone)
-    SELECT campaign_id, id, %(lane)s, %(host)s, %(user)s, %(now)s, %(deadline)s,
-           (hashint8extended(id, %(salt)s::bigint) & 65535) >= %(share)s::float8 * 65536
-    FROM wanted
+    SELECT l.campaign_id, l.unit_id, l.lane, l.host_id, l.user_id, %(now)s, l.deadline, l.alone
+    FROM unnest(%(campaigns)b::int[], %(units)b::bigint[], %(lanes)b::smallint[], %(hosts)b::bigint[],
+                %(users)b::bigint[], %(deadlines)b::timestamptz[], %(alone)b::bool[])
+        AS l (campaign_id, unit_id, lane, host_id, user_id, deadline, alone)
     ON CONFLICT DO NOTHING
-    RETURNING unit_id, alone
+    RETURNING campaign_id, unit_id, lane
 ), born AS (
     INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-    SELECT campaign_id, perspective_id, tier, %(lane)s + 1, block, shuffle, id
-    FROM wanted JOIN leased ON unit_id = id
-    WHERE %(next_lane)s AND fresh AND NOT alone
+    SELECT campaign_id, perspective_id, tier, lane + 1, block, shuffle, unit_id
+    FROM ready
+    -- IS TRUE keeps it a hashed lookup: as a join it would compare every replica with every other.
+    WHERE ctid = ANY (%(births)s::tid[])
+      AND ((campaign_id, unit_id, lane) IN (SELECT campaign_id, unit_id, lane FROM leased)) IS TRUE
     ON CONFLICT DO NOTHING
 )
-SELECT campaign_id, id, %(lane)s::int AS lane, kind, perspective_id, content_id, image_hash, params, signature
-FROM wanted JOIN leased ON unit_id = id ORDER BY id
+SELECT campaign_id, unit_id, lane FROM leased
 """
 
 

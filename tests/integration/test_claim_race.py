@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
 import pytest
 from support.engine import Engine, caption, key_of
@@ -13,7 +13,7 @@ from coordinator.identity import Caller
 from store import leases, shelves
 from store.database import Transaction
 from store.leases import Lease
-from store.shelves import Holder, LeasedUnit, Shelf
+from store.shelves import LeasedUnit, NewLease
 
 UNITS = 400
 HOSTS = 12
@@ -24,8 +24,8 @@ async def _claim_until_empty(engine: Engine, caller: Caller) -> list[LeasedUnit]
     got: list[LeasedUnit] = []
     empty = 0
     while empty < 3:
-        await engine.work.look_at_shelves()
-        units = (await engine.work.lease(caller, caller.tier_cap, (), 16)).units
+        await engine.leasing.look_at_shelves()
+        units = (await engine.leasing(caller, caller.tier_cap, (), 16)).units
         got += units
         empty = 0 if units else empty + 1
     return got
@@ -61,12 +61,8 @@ async def test_two_hosts_of_one_user_never_hold_the_same_unit(engine: Engine):
 
 def _without_deleting(sql: str) -> str:
     """The claim, but replicas stay on their shelf: the guard that makes it give each to one caller alone."""
-    start, end = sql.index("DELETE FROM ready"), sql.index("), wanted AS")
-    kept = (
-        "SELECT r.campaign_id, r.unit_id, false AS fresh FROM ready r "
-        "WHERE r.ctid = ANY (ARRAY(SELECT ctid FROM picked))"
-    )
-    return sql[:start] + kept + sql[end:]  # our own SQL, altered
+    assert "DELETE FROM ready" in sql
+    return sql.replace("DELETE FROM ready", "SELECT FROM ready")  # our own SQL, altered
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -78,7 +74,7 @@ async def test_the_race_is_lost_where_replicas_do_not_leave_their_shelf(
     await engine.images(campaign, UNITS // 4)
     await _drop_unique_leases(engine)
     if not guarded:
-        monkeypatch.setattr(shelves, "DRAW", _without_deleting(shelves.DRAW))
+        monkeypatch.setattr(shelves, "TAKE", _without_deleting(shelves.TAKE))
     callers = [await engine.host() for _ in range(HOSTS)]
 
     leases_by_call = await asyncio.gather(*(engine.lease(caller, 16) for caller in callers for _ in range(3)))
@@ -97,35 +93,35 @@ async def test_the_race_is_lost_where_a_users_hosts_do_not_wait_for_each_other(
     await _drop_unique_leases(engine)
     first, second = await engine.host(user="same"), await engine.host(user="same")
     await engine.fetch(SECOND_LANES)
-    await engine.work.look_at_shelves()
+    await engine.leasing.look_at_shelves()
     drawn, other_done = asyncio.Event(), asyncio.Event()
-    real_draw = shelves.draw
+    real_take = shelves.take
 
-    async def slow_commit(tx: Transaction, shelf: Shelf, holder: Holder, **rest: Any) -> list[LeasedUnit]:
-        units = await real_draw(tx, shelf, holder, **rest)
-        if holder.host_id == first.host_id:
+    async def slow_commit(
+        tx: Transaction, new: Sequence[NewLease], closed: Sequence[str], now: datetime
+    ) -> set[tuple[int, int, int]]:
+        taken = await real_take(tx, new, closed, now)
+        if new and new[0].host_id == first.host_id:
             drawn.set()
             with contextlib.suppress(TimeoutError):  # with the guard the other one waits for this commit
                 await asyncio.wait_for(other_done.wait(), 1)
-        return units
+        return taken
 
-    async def no_guard(_tx: Transaction, _user_id: int) -> None:
+    async def no_guard(_tx: Transaction, _user_ids: Collection[int]) -> None:
         return
 
-    monkeypatch.setattr(shelves, "draw", slow_commit)
+    monkeypatch.setattr(shelves, "take", slow_commit)
     monkeypatch.setattr(engine.scheduler, "start", lambda _shelf: (0, 0))
     if not guarded:
-        monkeypatch.setattr(shelves, "guard_user", no_guard)
+        monkeypatch.setattr(shelves, "guard_users", no_guard)
 
     async def claim_after_the_first() -> list[LeasedUnit]:
         await drawn.wait()
-        units = (await engine.work.lease(second, second.tier_cap, (), 20)).units
+        units = list((await engine.leasing(second, second.tier_cap, (), 20)).units)
         other_done.set()
         return units
 
-    one, other = await asyncio.gather(
-        engine.work.lease(first, first.tier_cap, (), 20), claim_after_the_first()
-    )
+    one, other = await asyncio.gather(engine.leasing(first, first.tier_cap, (), 20), claim_after_the_first())
 
     twice = {key_of(unit) for unit in one.units} & {key_of(unit) for unit in other}
     assert len(one.units) == 20
@@ -133,8 +129,9 @@ async def test_the_race_is_lost_where_a_users_hosts_do_not_wait_for_each_other(
 
 
 SECOND_LANES = """
+WITH first AS (UPDATE ready SET fresh = false RETURNING *)
 INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-SELECT campaign_id, perspective_id, tier, 1, block, shuffle, unit_id FROM ready RETURNING unit_id
+SELECT campaign_id, perspective_id, tier, 1, block, shuffle, unit_id FROM first RETURNING unit_id
 """
 
 

@@ -8,7 +8,7 @@
 - a return that is acknowledged before it is committed
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,12 +54,12 @@ async def change_schema(db: Database, statement: bytes) -> None:
 async def test_the_simulation_sees_a_claim_that_forgets_what_a_user_has(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def no_guard(_tx: Transaction, _user_id: int) -> None:
+    async def no_guard(_tx: Transaction, _user_ids: Collection[int]) -> None:
         return None
 
-    draw = cut(shelves.DRAW, "AND l.user_id = %(user)s) IS NULL", "AND false) IS NULL")
-    monkeypatch.setattr(shelves, "DRAW", cut(draw, "AND s.user_id = %(user)s) IS NULL", "AND false) IS NULL"))
-    monkeypatch.setattr(shelves, "guard_user", no_guard)
+    forgetful = cut(shelves.CANDIDATES, "WHEN r.fresh AND r.lane = 0 THEN", "WHEN true THEN")
+    monkeypatch.setattr(shelves, "CANDIDATES", forgetful)
+    monkeypatch.setattr(shelves, "guard_users", no_guard)
     await change_schema(db, b"ALTER TABLE leases DROP CONSTRAINT uq_leases_one_per_user")
     await seen(db, "no_user_has_a_unit_twice")
 
@@ -95,7 +95,7 @@ async def test_the_simulation_sees_replicas_of_closed_units(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "SETTLE", cut(units.SETTLE, "AND r.unit_id = c.id", "AND false"))
-    monkeypatch.setattr(shelves, "DRAW", cut(shelves.DRAW, "WHERE u.state = 'open'"))
+    monkeypatch.setattr(shelves, "CANDIDATES", cut(shelves.CANDIDATES, "u.state,", "'open',"))
     await seen(db, "a_closed_unit_is_not_handed_out")
 
 

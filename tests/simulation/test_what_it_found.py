@@ -13,23 +13,20 @@ from coordinator.lifecycle import Receipt
 from coordinator.returns import ReturnedFailure, SignedBatch
 from store import shelves
 from store.database import Transaction
-from store.shelves import Holder, LeasedUnit, Shelf
+from store.shelves import SHUFFLE_RANGE, Candidate, NewLease, Shelf, Stretch
 
 
 async def draw(
     engine: Engine, tx: Transaction, host: Caller, place: Shelf, *, next_lane: bool
-) -> list[LeasedUnit]:
+) -> list[Candidate]:
     """One replica of just this shelf."""
-    return await shelves.draw(
-        tx,
-        place,
-        Holder(host.host_id, host.user_id),
-        start=(0, 0),
-        want=1,
-        next_lane=next_lane,
-        now=engine.time,
-        deadline=engine.time + timedelta(seconds=60),
-    )
+    await shelves.guard_users(tx, [host.user_id])
+    everywhere = Stretch(place.block, 0, SHUFFLE_RANGE)
+    found = await shelves.candidates(tx, place, everywhere, [host.user_id], 1)
+    deadline = engine.time + timedelta(seconds=60)
+    new = [NewLease(one, host.host_id, host.user_id, deadline, next_lane and one.fresh) for one in found]
+    await shelves.take(tx, new, [], engine.time)
+    return found
 
 
 async def test_a_late_answer_ends_what_another_host_of_its_user_holds(engine: Engine) -> None:
@@ -62,12 +59,12 @@ async def test_a_lane_that_is_drawn_while_its_predecessor_is_drawn_again_is_not_
     [shelf, following] = await engine.db.transaction("shelves", shelves.waiting)
     assert (shelf.lane, following.lane) == (0, 1)
 
-    async def draw_lane_0() -> list[LeasedUnit]:
+    async def draw_lane_0() -> list[Candidate]:
         return await engine.db.transaction(
             "lane 0", lambda tx: draw(engine, tx, second, shelf, next_lane=True)
         )
 
-    async def draw_lane_1(tx: Transaction) -> asyncio.Task[list[LeasedUnit]]:
+    async def draw_lane_1(tx: Transaction) -> asyncio.Task[list[Candidate]]:
         """Commits when the other has drawn, or waits for this one."""
         assert await draw(engine, tx, third, following, next_lane=False)
         other = asyncio.create_task(draw_lane_0())
@@ -91,7 +88,7 @@ async def test_a_lane_that_was_born_for_more_voices_is_not_born_again(engine: En
 
     for host, place in zip((second, third), places, strict=False):
 
-        async def body(tx: Transaction, host: Caller = host, place: Shelf = place) -> list[LeasedUnit]:
+        async def body(tx: Transaction, host: Caller = host, place: Shelf = place) -> list[Candidate]:
             return await draw(engine, tx, host, place, next_lane=place.lane < 2)
 
         assert len(await engine.db.transaction("draw", body)) == 1

@@ -13,6 +13,7 @@ from coordinator import campaigns as campaign_commands
 from coordinator.campaigns import Campaign, Campaigns
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
+from coordinator.leasing import Leasing
 from coordinator.policy import CampaignFile, PerspectiveUse
 from coordinator.returns import Acknowledged, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
 from coordinator.scheduler import Scheduler
@@ -50,7 +51,8 @@ class Engine:
         self.scheduler = Scheduler(self.rng)
         facts = UnitFacts(db)
         self.trust = Trust(db, self.rng, self.now)
-        self.work = Work(db, self.campaigns, self.scheduler, facts, self.trust, self.now)
+        self.leasing = Leasing(db, self.campaigns, self.scheduler, facts, self.trust, self.now)
+        self.work = Work(db, self.campaigns, self.now)
         self.returns = Returns(db, self.campaigns, facts, self.trust, self.now)
 
     def now(self) -> datetime:
@@ -101,7 +103,7 @@ class Engine:
             return await submit(tx, campaign, subjects, self.key, self.rng, self.time)
 
         born = await self.db.transaction("images", body)
-        await self.work.look_at_shelves()
+        await self.leasing.look_at_shelves()
         return born
 
     async def host(self, user: str | None = None, tier: Tier = Tier.G80) -> Caller:
@@ -118,8 +120,8 @@ class Engine:
 
     async def lease(self, caller: Caller, want: int = 10, tier: Tier = Tier.G80) -> list[LeasedUnit]:
         """Leases by a fresh picture of the shelves."""
-        await self.work.look_at_shelves()
-        return (await self.work.lease(caller, tier, (), want)).units
+        await self.leasing.look_at_shelves()
+        return list((await self.leasing(caller, tier, (), want)).units)
 
     async def give(self, caller: Caller, answers: dict[Key, str]) -> list[Acknowledged]:
         """Returns captions."""
