@@ -13,8 +13,6 @@ MONTH_S = 30 * DAY_S
 HOUR_S = 3_600.0
 """Half-life of what tells that a host has turned, in seconds."""
 
-HALF_LIVES = (MONTH_S, HOUR_S)
-
 # An unknown host counts as one of whose 25 answers 20 were right: many agreements are needed to move that.
 _RIGHT, _WRONG = 20.0, 5.0
 _ALARM = 8.0  # agreements that one disagreement of the last hour outweighs

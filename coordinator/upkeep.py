@@ -11,7 +11,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
-from coordinator.evidence import HALF_LIVES
+from coordinator.credit import HALF_LIVES
 from coordinator.steps import guarded
 from coordinator.work import Work
 from store import annotations, ledger

@@ -106,40 +106,49 @@ ON CONFLICT DO NOTHING
 """
 
 
-async def fold(tx: Transaction, limit: int, now: datetime, half_lives: tuple[float, float]) -> int:
-    """Adds up to `limit` unfolded entries to the standings, each once however many fold at a time.
+@dataclass(frozen=True, slots=True)
+class HalfLives:
+    """In seconds: of how far a host is believed, of what tells that it has turned, of recent credit."""
 
-    Evidence fades by the entries' own times, with a half-life of a month and of an hour (both given, in
-    seconds), so that it does not matter in which order entries are folded.
+    month: float
+    hour: float
+    week: float
+
+
+async def fold(tx: Transaction, limit: int, now: datetime, half_lives: HalfLives) -> int:
+    """Adds up to `limit` unfolded entries to standings and credit totals; gives how many.
+
+    Each is added once however many fold at a time. What fades does so by the entries' own times, so that it
+    does not matter in which order they are folded.
     """
-    month, hour = half_lives
-    found = await tx.raw.execute(FOLD, {"limit": limit, "now": now, "month": month, "hour": hour})
+    lives = {"month": half_lives.month, "hour": half_lives.hour, "week": half_lives.week}
+    found = await tx.raw.execute(FOLD, {"limit": limit, "now": now, **lives})
     row = await found.fetchone()
     return 0 if row is None else int(row[0])
 
 
-def _fading(since: str, until: str) -> str:
-    """What is left at `until` of 1 that was at `since`, by both half-lives; it never underflows."""
+def _fading(since: str, until: str, *half_lives: str) -> str:
+    """What is left at `until` of 1 that was at `since`, a column for each half-life; it never underflows."""
     age = f"extract(epoch FROM {until} - {since})::float8"
     return ", ".join(
         f"power(0.5::float8, LEAST({age} / %({half_life})s::float8, 1000)) AS {half_life}"
-        for half_life in ("month", "hour")
+        for half_life in half_lives
     )
 
 
 _LATER = "GREATEST(s.as_of, excluded.as_of)"
 
+# Rows are upserted in the order of their keys: two folds at once wait for each other and never deadlock.
 FOLD = f"""
 WITH picked AS (
     SELECT id FROM ledger WHERE NOT folded ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE ledger l SET folded = true FROM picked p WHERE l.id = p.id
-    RETURNING host_id, campaign_id, perspective_id, model, judgement, credit, created_at
+    RETURNING user_id, host_id, campaign_id, perspective_id, model, judgement, credit, created_at AS at
 ), dated AS (
-    SELECT *, max(created_at) OVER (PARTITION BY host_id, campaign_id, perspective_id, model) AS as_of
-    FROM taken
+    SELECT *, max(at) OVER () AS as_of FROM taken
 ), faded AS (
-    SELECT *, {_fading("created_at", "as_of")} FROM dated
+    SELECT *, {_fading("at", "as_of", "month", "hour", "week")} FROM dated
 ), sums AS (
     SELECT host_id, campaign_id, perspective_id, model,
            count(*) FILTER (WHERE judgement = 'agreed') AS agreed,
@@ -169,9 +178,34 @@ WITH picked AS (
                    s.month_failed * was.month + excluded.month_failed * came.month,
                    s.hour_agreed * was.hour + excluded.hour_agreed * came.hour,
                    s.hour_disagreed * was.hour + excluded.hour_disagreed * came.hour
-            FROM (SELECT {_fading("s.as_of", _LATER)}) AS was,
-                 (SELECT {_fading("excluded.as_of", _LATER)}) AS came),
+            FROM (SELECT {_fading("s.as_of", _LATER, "month", "hour")}) AS was,
+                 (SELECT {_fading("excluded.as_of", _LATER, "month", "hour")}) AS came),
         as_of = {_LATER}, folded_at = GREATEST(s.folded_at, excluded.folded_at)
+), credited AS (
+    SELECT user_id, host_id, at, count(*) AS results, sum(credit) AS credit,
+           sum(credit * week) AS week_credit, max(as_of) AS as_of
+    FROM faded WHERE judgement IN ('agreed', 'unchecked') GROUP BY 1, 2, 3
+), owned AS (
+    SELECT 'user' AS owner, user_id AS owner_id, results, credit, week_credit, as_of FROM credited
+    UNION ALL
+    SELECT 'host', host_id, results, credit, week_credit, as_of FROM credited
+    UNION ALL
+    SELECT 'team', team_id, results, credit, week_credit, as_of FROM credited CROSS JOIN LATERAL (
+        SELECT team_id FROM team_members m
+        WHERE m.user_id = credited.user_id AND joined_at <= at AND (left_at IS NULL OR left_at > at)
+        OFFSET 0
+    ) AS m
+), totalled AS (
+    INSERT INTO credit_totals AS s (owner, owner_id, results, credit, week_credit, as_of)
+    SELECT owner, owner_id, sum(results), sum(credit), sum(week_credit), max(as_of)
+    FROM owned GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (owner, owner_id) DO UPDATE
+    SET results = s.results + excluded.results, credit = s.credit + excluded.credit,
+        week_credit = (
+            SELECT s.week_credit * was.week + excluded.week_credit * came.week
+            FROM (SELECT {_fading("s.as_of", _LATER, "week")}) AS was,
+                 (SELECT {_fading("excluded.as_of", _LATER, "week")}) AS came),
+        as_of = {_LATER}
 )
 SELECT count(*) FROM taken
 """  # noqa: S608 (constants of this module)

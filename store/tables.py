@@ -4,6 +4,7 @@ from store import (
     annotations,
     campaigns,
     contents,
+    credit,
     embeddings,
     hosts,
     leases,
@@ -25,6 +26,7 @@ MODULES = (
     leases,
     results,
     ledger,
+    credit,
     annotations,
     embeddings,
 )

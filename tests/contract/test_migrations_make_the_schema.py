@@ -13,7 +13,7 @@ from conftest import in_database
 from coordinator.lifecycle import LeaseEnding, UnitState
 from coordinator.settlement import LANES
 from coordinator.submission import KIND
-from store import annotations, contents, leases, ledger, shelves, tables, units, users
+from store import annotations, contents, credit, leases, ledger, shelves, tables, units, users
 from store.database import driver_url
 
 CATALOGUE = {
@@ -88,6 +88,7 @@ LISTS: dict[str, tuple[str, ...]] = {
     "ck_units_kind": units.KINDS,
     "ck_past_leases_ending": tuple(ending for ending in LeaseEnding if ending is not LeaseEnding.ANSWERED),
     "ck_ledger_judgement": ledger.JUDGEMENTS,
+    "ck_credit_totals_owner": credit.OWNERS,
     "ck_annotations_status": annotations.STATUSES,
     "ck_contents_status": contents.STATUSES,
     "ck_content_events_status": contents.STATUSES,

@@ -86,7 +86,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "leases.TOLD_AGAIN": (leases.TOLD_AGAIN, KEYS | {"host": 7}),
     "leases.PAST": (leases.PAST, KEYS),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
-    "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0}),
+    "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0, "week": 6e5}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
     "annotations.BOOK_SETTLED": (annotations.BOOK_SETTLED, {"limit": 2000, "now": NOW}),
 }
