@@ -14,6 +14,7 @@ from coordinator.settings import Settings
 from coordinator.status import read_status
 
 WATCH_S = 1.0
+FIGURES = ("images", "units", "open", "leased", "accepted", "exhausted", "cancelled", "results")
 
 
 async def show_status(settings: Settings, *, as_json: bool, watch: bool) -> None:
@@ -43,17 +44,13 @@ def status_table(status: dict[str, Any]) -> RenderableType:
         )
     table = Table(title="Campaigns", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("campaign")
-    for heading in ("images", "units", "open", "leased", "accepted", "exhausted", "results", "done"):
+    for heading in (*FIGURES, "done"):
         table.add_column(heading, justify="right")
     notes = []
     for campaign in status["campaigns"]:
-        figures = [
-            campaign[key] for key in ("images", "units", "open", "leased", "accepted", "exhausted", "results")
-        ]
-        done = (
-            (campaign["accepted"] + campaign["exhausted"]) / campaign["units"] if campaign["units"] else 0.0
-        )
-        paused = " (paused)" if campaign["state"] == "paused" else ""
+        figures = [campaign[key] for key in FIGURES]
+        done = 1 - campaign["open"] / campaign["units"] if campaign["units"] else 0.0
+        paused = "" if campaign["state"] == "running" else f" ({campaign['state']})"
         table.add_row(campaign["name"] + paused, *(f"{figure:,}" for figure in figures), f"{done:.0%}")
         waiting = ", ".join(f"{count:,} for {tier}" for tier, count in campaign["waiting_by_tier"].items())
         if waiting:

@@ -33,9 +33,14 @@ class Campaign:
 
     id: int
     name: str
-    running: bool
+    state: str
     policy: Policy
     tasks: dict[int, CampaignTask]
+
+    @property
+    def running(self) -> bool:
+        """Whether it hands out work."""
+        return self.state == "running"
 
 
 async def create(
@@ -100,8 +105,9 @@ class Campaigns:
         return [campaign for campaign in self._known.values() if campaign.running]
 
     def all_paused(self) -> bool:
-        """Whether there are campaigns and operators have paused every one."""
-        return bool(self._known) and not self.running()
+        """Whether there are campaigns that go on, and operators have paused every one."""
+        states = {campaign.state for campaign in self._known.values()}
+        return "paused" in states and "running" not in states
 
     async def refresh(self) -> None:
         """Reads campaigns and tasks from the database."""
@@ -118,7 +124,7 @@ class Campaigns:
             row.id: Campaign(
                 id=row.id,
                 name=row.name,
-                running=row.state == "running",
+                state=row.state,
                 policy=policy_of(row.policy),
                 tasks={p: task for (c, p), task in self._tasks.items() if c == row.id},
             )
@@ -159,6 +165,19 @@ async def find_row(db: Database, name: str) -> campaigns.CampaignRow:
 
 
 async def set_state(db: Database, name: str, state: str) -> None:
-    """Pauses ("paused") or resumes ("running") a campaign; coordinators notice within a second."""
+    """Pauses ("paused") or resumes ("running") a campaign; coordinators notice within a second.
+
+    Raises OperatorError("campaign_cancelled").
+    """
     campaign = await find_row(db, name)
+    refuse_cancelled(name, campaign.state)
     await db.transaction("set state", lambda tx: campaigns.set_state(tx, campaign.id, state))
+
+
+def refuse_cancelled(name: str, state: str) -> None:
+    """Raises OperatorError("campaign_cancelled") where the campaign is."""
+    if state == "cancelled":
+        raise OperatorError(
+            "campaign_cancelled",
+            f"Campaign '{name}' is cancelled. To take it up again: chorus admin campaign reopen {name}",
+        )

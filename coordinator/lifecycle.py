@@ -12,14 +12,17 @@ class UnitState(StrEnum):
     OPEN = "open"
     ACCEPTED = "accepted"
     EXHAUSTED = "exhausted"
+    CANCELLED = "cancelled"
 
 
 class UnitMove(StrEnum):
-    """What can happen to a unit."""
+    """What can happen to a unit. Operators alone cancel and reopen."""
 
     ANSWER = "answer"
     ACCEPT = "accept"
     EXHAUST = "exhaust"
+    CANCEL = "cancel"
+    REOPEN = "reopen"
 
 
 UNIT_MOVES: Mapping[UnitState, Mapping[UnitMove, UnitState]] = {
@@ -27,10 +30,17 @@ UNIT_MOVES: Mapping[UnitState, Mapping[UnitMove, UnitState]] = {
         UnitMove.ANSWER: UnitState.OPEN,
         UnitMove.ACCEPT: UnitState.ACCEPTED,
         UnitMove.EXHAUST: UnitState.EXHAUSTED,
+        UnitMove.CANCEL: UnitState.CANCELLED,
     },
-    UnitState.ACCEPTED: {},
-    UnitState.EXHAUSTED: {},
+    UnitState.ACCEPTED: {UnitMove.REOPEN: UnitState.OPEN},
+    UnitState.EXHAUSTED: {UnitMove.REOPEN: UnitState.OPEN},
+    UnitState.CANCELLED: {UnitMove.REOPEN: UnitState.OPEN},
 }
+
+
+def states_before(move: UnitMove) -> frozenset[UnitState]:
+    """The states from which a unit can make this move."""
+    return frozenset(state for state, moves in UNIT_MOVES.items() if move in moves)
 
 
 class LeaseEnding(StrEnum):
@@ -88,7 +98,7 @@ def receive(claim: Claim, result_hash: bytes) -> Receipt:
     match claim.state:
         case UnitState.OPEN:
             return Receipt.COUNTED
-        case UnitState.ACCEPTED | UnitState.EXHAUSTED:
+        case UnitState.ACCEPTED | UnitState.EXHAUSTED | UnitState.CANCELLED:
             return Receipt.LATE
         case _:
             assert_never(claim.state)

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from coordinator.evidence import SOLE
 from protos.tier import Tier
 
 BUILT_IN = Path(__file__).parent / "perspectives"
+MOST_VOICES = 9  # that a cross-check weighs
 
 
 class Policy(BaseModel):
@@ -23,7 +25,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     replication: Annotated[int, Field(ge=1, le=8)] = 2
-    max_voices: Annotated[int, Field(ge=1, le=9)] = 3
+    max_voices: Annotated[int, Field(ge=1, le=MOST_VOICES)] = 3
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     spot_check: Annotated[float, Field(ge=0, le=1)] = 0.1
     lease_s: Annotated[int, Field(ge=5, le=7 * 86_400)] = 900
@@ -64,6 +66,12 @@ class Policy(BaseModel):
             confidence=self.confidence,
             sole_weight=self.sole_weight,
         )
+
+    def quorum_beyond(self, extra_voices: int) -> Quorum:
+        """The quorum of a unit that may have more voices than others, since earlier ones were kept."""
+        if not extra_voices:
+            return self.quorum
+        return replace(self.quorum, max_voices=min(MOST_VOICES, self.max_voices + extra_voices))
 
 
 class PerspectiveUse(BaseModel):

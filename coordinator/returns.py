@@ -21,7 +21,7 @@ from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receiv
 from coordinator.settlement import EndedLease, Key, Wanted, by_unit, give_back, replica, settle, widen
 from coordinator.trust import Trust
 from coordinator.validation import MoreWanted, Settled
-from store import leases, ledger, results, shelves
+from store import leases, ledger, results, rounds, shelves
 from store.database import Database, Transaction
 from store.leases import Lease, PastLease
 from store.ledger import Entry
@@ -177,6 +177,7 @@ class Returns:
             outcome = _Outcome()
             for one in returns:
                 _decide(one, readings, situation, outcome)
+            await _recall(tx, returns, outcome)
             await self._write(tx, situation, outcome, readings, now)
             return outcome
 
@@ -260,7 +261,7 @@ class Returns:
             weight = self._trust.weight(said.host_id, unit.campaign_id, unit.perspective_id, said.model)
             is_alone = len(heard) == 1 and said.hash in alone
             voices.append(Voice(said.user_id, words, weight if is_alone else min(weight, LOUDEST)))
-        quorum = self._campaigns.need(unit.campaign_id).policy.quorum
+        quorum = self._campaigns.need(unit.campaign_id).policy.quorum_beyond(unit.extra_voices)
         return validation.judge(voices, unit.content_id, reading.background, quorum)
 
     def _hear(self, voice: VoiceRow, perspective: Perspective) -> Features:
@@ -323,6 +324,21 @@ def _decide(one: _Return, readings: Readings, situation: _Situation, outcome: _O
     if len(outcome.stored()) > kept:
         batch = NewReturn(one.id, one.caller.host_id, one.batch.hashes, one.batch.signature)
         outcome.batches.append(batch)
+
+
+async def _recall(tx: Transaction, returns: Sequence[_Return], outcome: _Outcome) -> None:
+    """A result that was left behind when its unit was reopened is a duplicate when it is sent again."""
+    refused = [
+        (acks, place, item.key, (item.key, one.caller.user_id, item.hash))
+        for one, acks in zip(returns, outcome.acks, strict=True)
+        for place, item in enumerate(one.items)
+        if isinstance(item, ReturnedAnswer) and acks[place].receipt is Receipt.NOT_LEASED
+    ]
+    if refused:
+        known = await rounds.left_behind(tx, [sent for _, _, _, sent in refused])
+        for acks, place, key, sent in refused:
+            if sent in known:
+                acks[place] = Acknowledged(key, Receipt.DUPLICATE)
 
 
 def _decide_answer(

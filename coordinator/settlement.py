@@ -120,7 +120,7 @@ async def give_back(
     history = by_unit(await leases.past(tx, [(unit.campaign_id, unit.id) for unit, _ in open_ones]))
     lost, back = [], []
     for unit, e in open_ones:
-        past = history[unit.campaign_id, unit.id]
+        past = [lease for lease in history[unit.campaign_id, unit.id] if not lease.forgiven]
         counted = Counter(LeaseEnding(lease.ending) for lease in past)
         policy = campaigns.need(unit.campaign_id).policy
         reason = given_up(counted, Caps(failures=policy.max_failures, attempts=policy.max_attempts))

@@ -20,6 +20,7 @@ class CampaignStatus:
     open: int = 0
     accepted: int = 0
     exhausted: int = 0
+    cancelled: int = 0
     results: int = 0
     leased: int = 0
     annotations: int = 0

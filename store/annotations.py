@@ -96,8 +96,8 @@ async def add_source(
 async def book_settled(tx: Transaction, limit: int, now: datetime) -> int:
     """Books up to `limit` settled units, each exactly once, and gives how many.
 
-    An accepted unit becomes an annotation (published, or held where its campaign moderates) with its
-    source; every judged result becomes a ledger entry with its credit.
+    An accepted unit becomes the next version of its annotation (published, or held where its campaign
+    moderates) with its source; every judged result becomes a ledger entry with its credit.
     """
     found = await tx.raw.execute(BOOK_SETTLED, {"limit": limit, "now": now})
     row = await found.fetchone()
@@ -120,7 +120,10 @@ WITH taken AS (
 ), annotated AS (
     INSERT INTO annotations (content_id, campaign_id, unit_id, version, annotation, status, confidence,
                              from_user_id, created_at, updated_at)
-    SELECT u.content_id, u.campaign_id, u.id, 1, COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb),
+    SELECT u.content_id, u.campaign_id, u.id,
+           1 + COALESCE((SELECT max(version) FROM annotations
+                         WHERE campaign_id = u.campaign_id AND unit_id = u.id), 0),
+           COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb),
            u.status, (u.verdict->>'confidence')::float8, u.canonical_user_id, %(now)s, %(now)s
     FROM unit u
     JOIN results r ON r.campaign_id = u.campaign_id AND r.unit_id = u.id AND r.user_id = u.canonical_user_id
@@ -151,6 +154,24 @@ WITH taken AS (
     ON CONFLICT DO NOTHING
 )
 SELECT count(*) FROM taken
+"""
+
+
+async def withdraw(tx: Transaction, keys: Sequence[tuple[int, int]], now: datetime) -> None:
+    """Withdraws what stands for these locked units: it stays, and is no longer exported."""
+    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    await tx.raw.execute(WITHDRAW, {**columns, "now": now})
+
+
+WITHDRAW = """
+UPDATE annotations SET status = 'withdrawn', updated_at = %(now)s WHERE id = ANY (ARRAY(
+    SELECT a.id
+    FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
+    CROSS JOIN LATERAL (
+        SELECT id FROM annotations
+        WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id AND status <> 'withdrawn'
+        OFFSET 0
+    ) AS a))
 """
 
 

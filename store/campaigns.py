@@ -11,6 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from store.database import Transaction
 from store.schema import metadata, one_of
 
+STATES = ("running", "paused", "cancelled")
+
 campaigns = sa.Table(
     "campaigns",
     metadata,
@@ -19,7 +21,7 @@ campaigns = sa.Table(
     sa.Column("state", sa.Text, nullable=False, server_default="running"),
     sa.Column("policy", JSONB, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-    one_of("state", ("running", "paused")),
+    one_of("state", STATES),
 )
 
 tasks = sa.Table(
@@ -93,6 +95,13 @@ async def all_tasks(tx: Transaction) -> list[TaskRow]:
     return [TaskRow(*row) for row in rows]
 
 
+async def hold(tx: Transaction, campaign_id: int) -> CampaignRow:
+    """The campaign, whose state stays as it is until this transaction ends."""
+    columns = (campaigns.c.id, campaigns.c.name, campaigns.c.state, campaigns.c.policy)
+    statement = sa.select(*columns).where(campaigns.c.id == campaign_id).with_for_update(read=True)
+    return CampaignRow(*(await tx.sql.execute(statement)).one())
+
+
 async def set_state(tx: Transaction, campaign_id: int, state: str) -> None:
-    """Makes a campaign hand out work ("running") or not ("paused")."""
+    """Makes a campaign hand out work ("running") or not ("paused", "cancelled")."""
     await tx.sql.execute(sa.update(campaigns).where(campaigns.c.id == campaign_id).values(state=state))

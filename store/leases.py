@@ -47,6 +47,8 @@ past_leases = sa.Table(
     sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("ending", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    # Its unit was reopened since: it neither counts against the unit nor keeps its user from it.
+    sa.Column("forgiven", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("ix_past_leases_unit", "campaign_id", "unit_id"),
     one_of("ending", ENDINGS),
 )
@@ -87,6 +89,7 @@ class PastLease:
     host_id: int
     ending: str
     detail: str
+    forgiven: bool
 
 
 async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lease]:
@@ -234,7 +237,7 @@ async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLea
 
 
 PAST = """
-SELECT p.campaign_id, p.unit_id, p.lane, p.host_id, p.ending, p.detail
+SELECT p.campaign_id, p.unit_id, p.lane, p.host_id, p.ending, p.detail, p.forgiven
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 CROSS JOIN LATERAL (
     SELECT * FROM past_leases WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id OFFSET 0

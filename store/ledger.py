@@ -25,17 +25,27 @@ ledger = sa.Table(
     sa.Column("judgement", sa.Text, nullable=False),
     sa.Column("credit", sa.Float, nullable=False),
     sa.Column("folded", sa.Boolean, nullable=False, server_default=sa.false()),
+    # A judgement that is taken back stays, and an entry that says the contrary of it is added.
+    sa.Column("reversed", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("reversal_of", sa.BigInteger),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     one_of("judgement", JUDGEMENTS),
     sa.Index("ix_ledger_unfolded", "id", postgresql_where=sa.text("NOT folded")),
-    # A result is judged, and credited, once.
+    # A result is judged, and credited, once, and once more when that was taken back.
     sa.Index(
         "uq_ledger_once",
         "campaign_id",
         "unit_id",
         "user_id",
         unique=True,
-        postgresql_where=sa.text("judgement <> 'failed'"),
+        postgresql_where=sa.text("judgement <> 'failed' AND NOT reversed"),
+    ),
+    sa.Index(
+        "uq_ledger_reversed_once",
+        "campaign_id",
+        "reversal_of",
+        unique=True,
+        postgresql_where=sa.text("reversal_of IS NOT NULL"),
     ),
 )
 
@@ -106,6 +116,37 @@ ON CONFLICT DO NOTHING
 """
 
 
+async def reverse(tx: Transaction, keys: Sequence[tuple[int, int]]) -> None:
+    """Takes back what was judged on these locked units, each entry once; failures stay.
+
+    What takes an entry back has its time, so that the two fade together and leave nothing.
+    """
+    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    await tx.raw.execute(REVERSE, columns)
+
+
+REVERSE = """
+WITH taken_back AS (
+    UPDATE ledger SET reversed = true WHERE NOT reversed AND id = ANY (ARRAY(
+        SELECT l.id
+        FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
+        CROSS JOIN LATERAL (
+            SELECT id FROM ledger
+            WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id
+              AND judgement <> 'failed' AND NOT reversed
+            OFFSET 0
+        ) AS l))
+    RETURNING id, campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit,
+              created_at
+)
+INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit,
+                    reversed, reversal_of, created_at)
+SELECT campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, 0 - credit, true, id,
+       created_at
+FROM taken_back
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class HalfLives:
     """In seconds: of how far a host is believed, of what tells that it has turned, of recent credit."""
@@ -119,7 +160,7 @@ async def fold(tx: Transaction, limit: int, now: datetime, half_lives: HalfLives
     """Adds up to `limit` unfolded entries to standings and credit totals; gives how many.
 
     Each is added once however many fold at a time. What fades does so by the entries' own times, so that it
-    does not matter in which order they are folded.
+    does not matter in which order they are folded. An entry that takes another back counts as one less.
     """
     lives = {"month": half_lives.month, "hour": half_lives.hour, "week": half_lives.week}
     found = await tx.raw.execute(FOLD, {"limit": limit, "now": now, **lives})
@@ -144,23 +185,24 @@ WITH picked AS (
     SELECT id FROM ledger WHERE NOT folded ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE ledger l SET folded = true FROM picked p WHERE l.id = p.id
-    RETURNING user_id, host_id, campaign_id, perspective_id, model, judgement, credit, created_at AS at
+    RETURNING user_id, host_id, campaign_id, perspective_id, model, judgement, credit, created_at AS at,
+              CASE WHEN reversal_of IS NULL THEN 1 ELSE -1 END AS sign
 ), dated AS (
     SELECT *, max(at) OVER () AS as_of FROM taken
 ), faded AS (
     SELECT *, {_fading("at", "as_of", "month", "hour", "week")} FROM dated
 ), sums AS (
     SELECT host_id, campaign_id, perspective_id, model,
-           count(*) FILTER (WHERE judgement = 'agreed') AS agreed,
-           count(*) FILTER (WHERE judgement = 'disagreed') AS disagreed,
-           count(*) FILTER (WHERE judgement = 'failed') AS failed,
-           count(*) FILTER (WHERE judgement = 'unchecked') AS unchecked,
+           COALESCE(sum(sign) FILTER (WHERE judgement = 'agreed'), 0) AS agreed,
+           COALESCE(sum(sign) FILTER (WHERE judgement = 'disagreed'), 0) AS disagreed,
+           COALESCE(sum(sign) FILTER (WHERE judgement = 'failed'), 0) AS failed,
+           COALESCE(sum(sign) FILTER (WHERE judgement = 'unchecked'), 0) AS unchecked,
            sum(credit) AS credit,
-           COALESCE(sum(month) FILTER (WHERE judgement = 'agreed'), 0) AS month_agreed,
-           COALESCE(sum(month) FILTER (WHERE judgement = 'disagreed'), 0) AS month_disagreed,
-           COALESCE(sum(month) FILTER (WHERE judgement = 'failed'), 0) AS month_failed,
-           COALESCE(sum(hour) FILTER (WHERE judgement = 'agreed'), 0) AS hour_agreed,
-           COALESCE(sum(hour) FILTER (WHERE judgement = 'disagreed'), 0) AS hour_disagreed,
+           COALESCE(sum(sign * month) FILTER (WHERE judgement = 'agreed'), 0) AS month_agreed,
+           COALESCE(sum(sign * month) FILTER (WHERE judgement = 'disagreed'), 0) AS month_disagreed,
+           COALESCE(sum(sign * month) FILTER (WHERE judgement = 'failed'), 0) AS month_failed,
+           COALESCE(sum(sign * hour) FILTER (WHERE judgement = 'agreed'), 0) AS hour_agreed,
+           COALESCE(sum(sign * hour) FILTER (WHERE judgement = 'disagreed'), 0) AS hour_disagreed,
            max(as_of) AS as_of, %(now)s::timestamptz AS folded_at
     FROM faded GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 ), folded AS (
@@ -182,7 +224,7 @@ WITH picked AS (
                  (SELECT {_fading("excluded.as_of", _LATER, "month", "hour")}) AS came),
         as_of = {_LATER}, folded_at = GREATEST(s.folded_at, excluded.folded_at)
 ), credited AS (
-    SELECT user_id, host_id, at, count(*) AS results, sum(credit) AS credit,
+    SELECT user_id, host_id, at, sum(sign) AS results, sum(credit) AS credit,
            sum(credit * week) AS week_credit, max(as_of) AS as_of
     FROM faded WHERE judgement IN ('agreed', 'unchecked') GROUP BY 1, 2, 3
 ), owned AS (

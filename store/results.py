@@ -202,7 +202,7 @@ FROM (
     SELECT r.host_id, l.judgement, count(*) OVER (PARTITION BY r.host_id, r.body) AS said
     FROM results r
     LEFT JOIN ledger l ON l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id AND l.user_id = r.user_id
-                      AND l.judgement <> 'failed'
+                      AND l.judgement <> 'failed' AND NOT l.reversed
     WHERE r.campaign_id = %(campaign)s
 ) AS r
 JOIN hosts h ON h.id = r.host_id

@@ -179,7 +179,8 @@ WITH picked AS (
             || ARRAY(SELECT s.user_id FROM results s
                      WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id)
             || ARRAY(SELECT p.user_id FROM past_leases p
-                     WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed')
+                     WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed'
+                       AND NOT p.forgiven)
         END AS users OFFSET 0
     ) AS touched
     WHERE r.campaign_id = %(campaign)s AND r.perspective_id = %(perspective)s AND r.tier = %(tier)s

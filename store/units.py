@@ -14,7 +14,7 @@ from store.database import Transaction
 from store.schema import metadata, one_of
 
 KINDS = ("caption", "synthesis", "revision", "validate", "embed")
-STATES = ("open", "accepted", "exhausted")
+STATES = ("open", "accepted", "exhausted", "cancelled")
 
 units = sa.Table(
     "units",
@@ -37,6 +37,8 @@ units = sa.Table(
     sa.Column("verdict", JSONB),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("settled_at", sa.DateTime(timezone=True)),
+    # Voices that it may have beyond its policy's cap: as many as were kept when it was reopened.
+    sa.Column("extra_voices", sa.SmallInteger, nullable=False, server_default="0"),
     sa.UniqueConstraint(
         "campaign_id", "content_id", "kind", "perspective_id", "task_version", "ordinal", name="uq_units_key"
     ),
@@ -93,11 +95,12 @@ class LockedUnit:
     shuffle: int
     state: str
     canonical_user_id: int | None
+    extra_voices: int
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a unit ended: accepted or exhausted, the canonical voter, and the verdict to show people."""
+    """How a unit ended: the state, the canonical voter of an accepted one, and the verdict to show people."""
 
     campaign_id: int
     unit_id: int
@@ -152,7 +155,7 @@ async def lock(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[LockedU
 
 LOCK = """
 SELECT u.campaign_id, u.id, u.perspective_id, u.content_id, u.tier, u.block, u.shuffle, u.state,
-       u.canonical_user_id
+       u.canonical_user_id, u.extra_voices
 FROM (
     SELECT * FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS keys (campaign_id, unit_id)
     ORDER BY campaign_id, unit_id

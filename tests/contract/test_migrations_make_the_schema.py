@@ -10,10 +10,23 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from conftest import in_database
 
-from coordinator.lifecycle import LeaseEnding, UnitState
+from coordinator.lifecycle import LeaseEnding, UnitMove, UnitState, states_before
 from coordinator.settlement import LANES
 from coordinator.submission import KIND
-from store import annotations, contents, credit, leases, ledger, shelves, tables, units, users
+from store import (
+    annotations,
+    campaigns,
+    contents,
+    credit,
+    leases,
+    ledger,
+    results,
+    rounds,
+    shelves,
+    tables,
+    units,
+    users,
+)
 from store.database import driver_url
 
 CATALOGUE = {
@@ -95,7 +108,8 @@ LISTS: dict[str, tuple[str, ...]] = {
     "ck_content_sources_type": ("file", "url"),
     "ck_users_role": users.ROLES,
     "ck_hosts_state": ("active", "revoked"),
-    "ck_campaigns_state": ("running", "paused"),
+    "ck_campaigns_state": campaigns.STATES,
+    "ck_past_rounds_state": tuple(states_before(UnitMove.REOPEN)),
 }
 
 
@@ -113,6 +127,15 @@ def test_the_stores_words_are_the_rules_words():
     assert set(units.STATES) == set(UnitState)
     assert set(leases.ENDINGS) == set(LeaseEnding) - {LeaseEnding.ANSWERED}
     assert KIND in units.KINDS
+
+
+def test_an_answer_that_is_left_behind_keeps_all_that_is_known_of_it():
+    kept = {
+        column.name: repr(column.type) for column in rounds.past_results.columns if column.name != "round"
+    }
+    assert kept == {column.name: repr(column.type) for column in results.results.columns}
+    for column in kept:
+        assert f"l.{column}" in rounds.LEAVE_ANSWERS
 
 
 def test_a_shelf_has_room_for_every_lane(migrated: str):

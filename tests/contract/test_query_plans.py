@@ -12,10 +12,13 @@ from conftest import in_database
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from store import annotations, leases, ledger, results, shelves, units
+from store import annotations, leases, ledger, results, rounds, selections, shelves, units
 from store.database import BY_INDEX
 
-HOT = {"units", "ready", "leases", "results", "ledger", "settled", "past_leases", "standings"}
+HOT = {
+    *("units", "ready", "leases", "results", "ledger", "settled", "past_leases"),
+    *("annotations", "past_rounds", "past_results", "standings"),
+}
 PARTIAL = {"ix_ledger_unfolded"}  # these hold none but the rows that are wanted
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -51,12 +54,20 @@ INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, mode
                     created_at)
     SELECT campaign_id, id, 1, 1, 1, 'm', 'agreed', 1, id % 100 > 0, now() FROM units
     WHERE state = 'accepted';
+INSERT INTO annotations (content_id, campaign_id, unit_id, version, annotation, status, confidence,
+                         created_at, updated_at)
+    SELECT content_id, campaign_id, id, 1, '{}', 'published', 1, now(), now() FROM units
+    WHERE state = 'accepted' AND campaign_id < 3;
+INSERT INTO past_rounds SELECT campaign_id, id, 1, 'exhausted', NULL, '{}', now(), now(), '' FROM units;
+INSERT INTO past_results SELECT campaign_id, id, 1, 1, 0, 1, 1, sha256(''), '{}', NULL, 'm', 'e', 0, 1, false,
+                                NULL, now() FROM units;
 INSERT INTO settled SELECT campaign_id, id FROM units WHERE state = 'accepted';
 INSERT INTO standings SELECT n, 1, 1, 'm', 1, 0, 0, 0, 1, 1, 0, 0, 1, 0, now(), now() - n * interval '1 h'
     FROM generate_series(1, 5000) n;
 """
 
 KEYS = {"campaigns": [1] * 32, "units": list(range(15_001, 15_033))}
+ENDED = {"campaigns": [1] * 32, "units": list(range(10_001, 10_033))}
 VERDICTS = {
     "states": ["accepted"] * 32, "canonicals": [1] * 32, "verdicts": [Jsonb({})] * 32, "now": NOW
 }  # fmt: skip
@@ -66,6 +77,7 @@ LEASES = {
     "places": ["(0,1)", "(0,2)"], "campaigns": [1], "units": [15_001], "lanes": [0], "hosts": [7],
     "users": [7], "deadlines": [NOW], "births": ["(0,1)"], "alone": [False], "now": NOW,
 }  # fmt: skip
+PAGE = {"campaign": 1, "states": ["open"], "reason": None, "after": 0, "last": 2**63 - 1, "page": 5000}
 PLACE = {"campaign_id": [1], "perspective_id": [1], "tier": [0], "lane": [0], "block": [3]}
 
 STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,6 +100,18 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0, "week": 6e5}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
+    "ledger.REVERSE": (ledger.REVERSE, KEYS),
+    "annotations.WITHDRAW": (annotations.WITHDRAW, KEYS | {"now": NOW}),
+    "rounds.UNBOOK": (rounds.UNBOOK, KEYS),
+    "rounds.FORGIVE": (rounds.FORGIVE, KEYS),
+    "rounds.END_ROUND": (rounds.END_ROUND, ENDED | {"now": NOW, "reason": ""}),
+    "rounds.KEEP_ANSWERS": (rounds.KEEP_ANSWERS, KEYS),
+    "rounds.LEAVE_ANSWERS": (rounds.LEAVE_ANSWERS, KEYS),
+    "rounds.REOPEN": (rounds.REOPEN, KEYS | {"voices": [0] * 32}),
+    "rounds.LEFT_BEHIND": (rounds.LEFT_BEHIND, KEYS | {"users": [7] * 32, "hashes": [b""] * 32}),
+    "selections.SELECT": (selections.SELECT, PAGE),
+    "selections.PLACES": (selections.PLACES, {"ids": list(range(15_001, 15_033))}),
+    "selections.ROWS": (selections.ROWS, KEYS),
     "annotations.BOOK_SETTLED": (annotations.BOOK_SETTLED, {"limit": 2000, "now": NOW}),
 }
 

@@ -16,6 +16,7 @@ from coordinator.lifecycle import (
     UnitState,
     given_up,
     receive,
+    states_before,
 )
 
 HASHES = st.binary(min_size=32, max_size=32)
@@ -30,11 +31,19 @@ ENDINGS = st.dictionaries(st.sampled_from(LeaseEnding), st.integers(0, 30))
 CAPS = st.builds(Caps, failures=st.integers(0, 10), attempts=st.integers(1, 20))
 
 
-def test_every_state_lists_its_moves_and_ends_have_none():
+ENDS = [state for state in UnitState if state is not UnitState.OPEN]
+
+
+def test_every_state_lists_its_moves_and_the_one_way_back_from_an_end_is_reopening():
     assert set(UNIT_MOVES) == set(UnitState)
-    assert set(UNIT_MOVES[UnitState.OPEN]) == set(UnitMove)
-    assert not UNIT_MOVES[UnitState.ACCEPTED]
-    assert not UNIT_MOVES[UnitState.EXHAUSTED]
+    assert set(UNIT_MOVES[UnitState.OPEN]) == set(UnitMove) - {UnitMove.REOPEN}
+    for end in ENDS:
+        assert UNIT_MOVES[end] == {UnitMove.REOPEN: UnitState.OPEN}
+
+
+def test_what_can_be_cancelled_is_open_and_what_can_be_reopened_has_ended():
+    assert states_before(UnitMove.CANCEL) == {UnitState.OPEN}
+    assert states_before(UnitMove.REOPEN) == set(ENDS)
 
 
 def test_every_state_is_reached_from_open():
@@ -68,6 +77,7 @@ MINE, OTHER = b"m" * 32, b"o" * 32
         (Claim(UnitState.ACCEPTED, False, False, None), Receipt.NOT_LEASED),
         (Claim(UnitState.ACCEPTED, True, False, None), Receipt.LATE),
         (Claim(UnitState.EXHAUSTED, False, True, None), Receipt.LATE),
+        (Claim(UnitState.CANCELLED, False, True, None), Receipt.LATE),
         (Claim(UnitState.OPEN, False, False, MINE), Receipt.DUPLICATE),
         (Claim(UnitState.ACCEPTED, False, False, MINE), Receipt.DUPLICATE),
         (Claim(UnitState.OPEN, True, True, OTHER), Receipt.ALREADY_ANSWERED),
