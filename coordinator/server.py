@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from coordinator import pulse
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.facts import UnitFacts
@@ -26,6 +27,7 @@ from store.database import Database
 
 SHELVES_EVERY_S = 0.2
 CAMPAIGNS_EVERY_S = 1.0
+PULSE_EVERY_S = 3.0
 TRUST_EVERY_S = 1.0
 STOP_GRACE_S = 5.0
 MAX_MESSAGE = 8 * 1024 * 1024
@@ -52,7 +54,11 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         keys=keys,
         urls=ImageUrls(settings.images_base, keys),
     )
-    for refresh in (campaigns.refresh, identity.refresh, trust.refresh, leasing.look_at_shelves):
+
+    async def beat() -> None:
+        await pulse.beat(db, now())
+
+    for refresh in (beat, campaigns.refresh, identity.refresh, trust.refresh, leasing.look_at_shelves):
         await refresh()
     server = grpc.aio.server(
         options=[
@@ -69,6 +75,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     async with asyncio.TaskGroup() as tasks:
         pictures = [
             tasks.create_task(again(SHELVES_EVERY_S, "shelves", leasing.look_at_shelves)),
+            tasks.create_task(again(PULSE_EVERY_S, "pulse", beat)),
             tasks.create_task(again(CAMPAIGNS_EVERY_S, "campaigns", campaigns.refresh)),
             tasks.create_task(again(CAMPAIGNS_EVERY_S, "identity", identity.refresh)),
             tasks.create_task(again(TRUST_EVERY_S, "trust", trust.refresh)),

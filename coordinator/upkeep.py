@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from coordinator import pulse
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.credit import HALF_LIVES
@@ -41,7 +42,7 @@ class Job:
 
 
 def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
-    """All jobs: expire leases, book settled units, fold the ledger."""
+    """All jobs: expire leases, book settled units, fold the ledger, extend leases after an outage."""
 
     async def expire() -> int:
         return await work.expire(BATCH)
@@ -52,7 +53,15 @@ def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
     async def fold() -> int:
         return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH, clock(), HALF_LIVES))
 
-    return [Job("expire", 1.0, expire), Job("book", 0.5, book), Job("fold", 1.0, fold)]
+    async def extend() -> int:
+        return await pulse.extend(db)
+
+    return [
+        Job("expire", 1.0, expire),
+        Job("book", 0.5, book),
+        Job("fold", 1.0, fold),
+        Job("extend", 1.0, extend),
+    ]
 
 
 @contextlib.asynccontextmanager

@@ -14,10 +14,12 @@ from coordinator.campaigns import Campaigns
 from coordinator.identity import Caller
 from coordinator.leasing import Leased
 from coordinator.lifecycle import LeaseEnding, UnitState
+from coordinator.pulse import PATIENCE
 from coordinator.settlement import EndedLease, Key, give_back
 from store import leases, units
 from store.database import Database, Transaction
 from store.leases import Lease
+from store.pulse import is_steady
 from store.shelves import LeasedUnit
 
 RESENT_AT_ONCE = 256
@@ -90,36 +92,52 @@ class Work:
         """Puts the caller's replicas back on their shelves, as nobody's error; gives how many."""
         return await self._end(
             sorted(set(keys)),
-            lambda lease, _now: lease.host_id == caller.host_id,
+            lambda lease: lease.host_id == caller.host_id,
             LeaseEnding.RELEASED,
             reason,
+            self._clock(),
         )
 
     async def expire(self, limit: int) -> int:
-        """Puts replicas whose deadline has passed back on their shelves; gives how many, at most `limit`."""
-        now = self._clock()
-        keys = await self._db.transaction("expired", lambda tx: leases.expired(tx, now, limit))
+        """Puts replicas whose deadline has passed back on their shelves; gives how many, at most `limit`.
+
+        None while coordinators are silent, or were and the leases are still to be extended for that.
+        """
+        now = (
+            self._clock()
+        )  # read once: a process that is frozen between two steps must not go by a later one
+
+        async def due(tx: Transaction) -> list[Key]:
+            return await leases.expired(tx, now, limit) if await is_steady(tx, now, PATIENCE) else []
+
+        keys = await self._db.transaction("expired", due)
         return await self._end(
-            sorted(set(keys)), lambda lease, now: lease.deadline < now, LeaseEnding.EXPIRED, ""
+            sorted(set(keys)), lambda lease: lease.deadline < now, LeaseEnding.EXPIRED, "", now
         )
 
     async def _end(
         self,
         keys: Sequence[Key],
-        chosen: Callable[[Lease, datetime], bool],
+        chosen: Callable[[Lease], bool],
         ending: LeaseEnding,
         detail: str,
+        now: datetime,
     ) -> int:
         if not keys:
             return 0
-        now = self._clock()
         for campaign_id in {key[0] for key in keys}:
             await self._campaigns.find(campaign_id)
 
         async def body(tx: Transaction) -> int:
             locked = {(unit.campaign_id, unit.id): unit for unit in await units.lock(tx, keys)}
-            live = [lease for lease in await leases.of_units(tx, keys) if chosen(lease, now)]
-            ended = [EndedLease(lease, ending, detail) for lease in live]
+            closed = {key for key, unit in locked.items() if unit.state != UnitState.OPEN}
+            live = [lease for lease in await leases.of_units(tx, keys) if chosen(lease)]
+            ended = [
+                EndedLease(lease, LeaseEnding.STOPPED, "")
+                if (lease.campaign_id, lease.unit_id) in closed
+                else EndedLease(lease, ending, detail)
+                for lease in live
+            ]
             await give_back(tx, ended, locked, self._campaigns, now)
             return len(ended)
 

@@ -6,7 +6,7 @@ its place in the table.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from psycopg.rows import class_row
@@ -195,6 +195,37 @@ FROM oldest CROSS JOIN LATERAL (
 ) AS l
 WHERE oldest.deadline < %(now)s
 LIMIT %(limit)s
+"""
+
+
+async def after(tx: Transaction, place: tuple[int, int], limit: int) -> list[tuple[int, int]]:
+    """Up to `limit` units with live leases that follow the unit `place` in id order, not locked."""
+    found = await tx.raw.execute(AFTER, {"campaign": place[0], "unit": place[1], "limit": limit})
+    return [(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()]
+
+
+AFTER = """
+SELECT DISTINCT campaign_id, unit_id FROM leases
+WHERE (campaign_id, unit_id) > (%(campaign)s, %(unit)s)
+ORDER BY campaign_id, unit_id LIMIT %(limit)s
+"""
+
+
+async def extend(
+    tx: Transaction, keys: Sequence[tuple[int, int]], length: timedelta, leased_before: datetime
+) -> None:
+    """Moves the deadlines of earlier leases on these locked units by so much."""
+    await tx.raw.execute(EXTEND, {**_columns(keys), "length": length, "before": leased_before})
+
+
+EXTEND = """
+UPDATE leases SET deadline = deadline + %(length)s::interval WHERE ctid = ANY (ARRAY(
+    SELECT l.ctid
+    FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS held (campaign_id, unit_id)
+    CROSS JOIN LATERAL (
+        SELECT leases.ctid FROM leases
+        WHERE campaign_id = held.campaign_id AND unit_id = held.unit_id AND leased_at < %(before)s OFFSET 0
+    ) AS l))
 """
 
 

@@ -9,6 +9,7 @@ from store import (
     hosts,
     leases,
     ledger,
+    pulse,
     results,
     rounds,
     shelves,
@@ -31,6 +32,7 @@ MODULES = (
     credit,
     annotations,
     embeddings,
+    pulse,
 )
 
 __all__ = ["MODULES", "metadata"]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -96,6 +96,8 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "leases.EXPIRED": (leases.EXPIRED, {"now": NOW, "limit": 2000}),
     "leases.OF_HOST": (leases.OF_HOST, {"host": 7}),
     "leases.TOLD_AGAIN": (leases.TOLD_AGAIN, KEYS | {"host": 7}),
+    "leases.AFTER": (leases.AFTER, {"campaign": 1, "unit": 15_001, "limit": 1000}),
+    "leases.EXTEND": (leases.EXTEND, KEYS | {"length": timedelta(hours=1), "before": NOW}),
     "leases.PAST": (leases.PAST, KEYS),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0, "week": 6e5}),
@@ -203,6 +205,8 @@ BY_KEY = {"ready", "leases", "results", "units", "past_leases"}
         "leases.ANSWERED",
         "leases.OF_HOST",
         "leases.TOLD_AGAIN",
+        "leases.AFTER",
+        "leases.EXTEND",
         "leases.PAST",
         "results.OF_UNITS",
     ],
