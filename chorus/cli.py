@@ -24,6 +24,9 @@ def up(
     public_host: Annotated[str | None, typer.Option(help="Name or address that volunteers use.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the work server [default: 7433].")] = None,
     images_port: Annotated[int | None, typer.Option(help="Port of the image server [default: 7434].")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of the metrics page [default: 7435].")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Work server processes on that port.")] = 1,
 ) -> None:
     """Run a coordinator: database, work server, image server and upkeep."""
@@ -38,6 +41,7 @@ def up(
         public_host=public_host,
         port=port,
         images_port=images_port,
+        metrics_port=metrics_port,
     )
     try:
         run(upping.up(settings, workers))

@@ -7,21 +7,18 @@ SIGINT, and when its standard input closes, which is how it knows that its super
 import asyncio
 import contextlib
 import json
-import logging
 import signal
 import sys
-from typing import Literal, assert_never, get_args
+from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
-import structlog
+if TYPE_CHECKING:
+    from coordinator.settings import Settings
 
 Role = Literal["work", "images", "upkeep"]
 
 
-async def serve(role: Role) -> None:
+async def serve(role: Role, settings: "Settings") -> None:
     """Serves until told to stop."""
-    from coordinator.settings import Settings
-
-    settings = Settings()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for wanted in (signal.SIGTERM, signal.SIGINT):
@@ -40,9 +37,11 @@ async def serve(role: Role) -> None:
 
                 await stack.enter_async_context(image_server(settings))
             case "upkeep":
+                from coordinator.monitor import monitor
                 from coordinator.upkeep import upkeep
 
-                await stack.enter_async_context(upkeep(settings.database_url))
+                await stack.enter_async_context(upkeep(settings, settings.database_url))
+                await stack.enter_async_context(monitor(settings, settings.database_url))
             case _:
                 assert_never(role)
         print(json.dumps({"ready": role}), flush=True)
@@ -67,17 +66,14 @@ def main() -> None:
 
     if len(sys.argv) != 2 or sys.argv[1] not in get_args(Role):
         raise SystemExit(f"usage: python -m chorus.serve {'|'.join(get_args(Role))}")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    uvloop.run(serve(sys.argv[1]))  # type: ignore[arg-type]  # checked above
+    from chorus import metric_files
+    from coordinator import logs
+    from coordinator.settings import Settings
+
+    settings = Settings()
+    logs.configure(settings.log_level)
+    metric_files.share(settings.metrics_folder, sys.argv[1])  # before anything that measures is imported
+    uvloop.run(serve(sys.argv[1], settings))  # type: ignore[arg-type]  # checked above
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from chorus import metric_files
 from chorus.operator import database_folder
 from chorus.processes import RESTART_S, Child, keep_running, python
 from coordinator.clock import now
@@ -61,10 +62,12 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
             update={
                 "port": settings.port or _free_port(settings.host),
                 "images_port": settings.images_port or _free_port(settings.host),
+                "metrics_port": settings.metrics_port or _free_port(settings.metrics_host),
             }
         )
         await _await_port(settings.host, settings.port, "--port", patience_s)
         await _await_port(settings.host, settings.images_port, "--images-port", patience_s)
+        await _await_port(settings.metrics_host, settings.metrics_port, "--metrics-port", patience_s)
         database = None
         if settings.database_url is None:
             database = EmbeddedPostgres(database_folder(settings))
@@ -72,6 +75,7 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
             url = await _start(database)
             settings = settings.model_copy(update={"database_url": url})
         await _prepare(settings)
+        metric_files.forget(settings.metrics_folder)
         children = _children(settings, workers)
         try:
             await asyncio.gather(*(child.start() for child in children.values()))
@@ -262,6 +266,7 @@ async def _welcome(running: Running) -> None:
         f"  work      {settings.work_address} (gRPC over TLS)\n"
         f"  images    {settings.images_base}\n"
         f"  database  {where}\n"
+        f"  metrics   http://{settings.metrics_host}:{settings.metrics_port}/metrics\n"
         f"  data      {settings.data.resolve()} (logs in logs/)\n\n"
         f"A volunteer joins with this line (10 hosts, one day; more by `chorus admin invite`):\n\n"
         f"  chorus volunteer join {invite}\n\n"

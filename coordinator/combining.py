@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from coordinator import metrics
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -21,12 +23,18 @@ class Combiner(Generic[T, R]):
 
     An item alone is run at once while a lane is free; those that come while all lanes are busy wait and
     then run together, up to `capacity` in weight. Where a run of several fails, each is run again alone, so
-    that one call's fault is its own.
+    that one call's fault is its own. `name` is theirs on the metrics page.
     """
 
     def __init__(
-        self, together: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, lanes: int, capacity: int
+        self,
+        name: str,
+        together: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        *,
+        lanes: int,
+        capacity: int,
     ) -> None:
+        self._size = metrics.GROUPS.labels(name)
         self._together = together
         self._free = lanes
         self._capacity = capacity
@@ -63,6 +71,7 @@ class Combiner(Generic[T, R]):
         self._start()
 
     async def _run(self, batch: list[_Waiting[T, R]]) -> None:
+        self._size.observe(len(batch))
         try:
             outcomes = await self._together([waiting.item for waiting in batch])
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the callers' to hear)

@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from coordinator import metrics
+from coordinator.health import Faults, health_routes
 from coordinator.keys import Keys
 from coordinator.objects import Objects
 
@@ -42,26 +44,29 @@ class ImageUrls:
         return base64.urlsafe_b64encode(mac).decode()
 
 
-def image_app(urls: ImageUrls, objects: Objects) -> Starlette:
-    """The HTTP application: GET /images/HASH with a good URL, and /health."""
+def image_app(urls: ImageUrls, objects: Objects, faults: Faults) -> Starlette:
+    """The HTTP application: GET /images/HASH with a good URL, /healthz and /readyz."""
+    sent, bad, missing = (metrics.IMAGES.labels(word) for word in ("sent", "url_invalid", "not_found"))
 
     async def image(request: Request) -> Response:
         try:
             digest = binascii.unhexlify(request.path_params["digest"])
         except (binascii.Error, ValueError):
+            missing.inc()
             return PlainTextResponse("not_found", 404)
         query = request.query_params
         if not urls.allows(digest, query.get("expires", ""), query.get("mac", "")):
+            bad.inc()
             return PlainTextResponse(
                 "url_invalid: the URL is altered or over; lease again for a new one", 403
             )
         content = await objects.get(digest)
         if content is None:
+            missing.inc()
             return PlainTextResponse("not_found", 404)
+        sent.inc()
+        metrics.IMAGE_BYTES.inc(len(content))
         caching = {"Cache-Control": "private, max-age=86400, immutable", "X-Content-Type-Options": "nosniff"}
         return Response(content, media_type="image/jpeg", headers=caching)
 
-    async def health(_request: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    return Starlette(routes=[Route("/images/{digest}", image), Route("/health", health)])
+    return Starlette(routes=[Route("/images/{digest}", image), *health_routes(faults)])

@@ -77,7 +77,7 @@ class Leasing:
         self._trust = trust
         self._clock = clock
         self._spent: dict[tuple[int, Row], tuple[int, datetime]] = {}
-        self._combined = Combiner(self._together, lanes=LANES, capacity=CAPACITY)
+        self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY)
 
     async def look_at_shelves(self) -> None:
         """Gives the scheduler a new picture of what waits."""

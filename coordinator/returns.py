@@ -18,7 +18,17 @@ from coordinator.evidence import LOUDEST
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receive
-from coordinator.settlement import EndedLease, Key, Wanted, by_unit, give_back, replica, settle, widen
+from coordinator.settlement import (
+    EndedLease,
+    Key,
+    Wanted,
+    by_unit,
+    give_back,
+    replica,
+    settle,
+    tell_verdicts,
+    widen,
+)
 from coordinator.trust import Trust
 from coordinator.validation import MoreWanted, Settled
 from store import leases, ledger, results, rounds, shelves
@@ -146,7 +156,7 @@ class Returns:
         self._clock = clock
         self._ids: list[int] = []
         self._heard: dict[bytes, Features] = {}
-        self._combined = Combiner(self._together, lanes=LANES, capacity=CAPACITY)
+        self._combined = Combiner("return", self._together, lanes=LANES, capacity=CAPACITY)
 
     async def __call__(
         self, caller: Caller, items: Sequence[Returned], batch: SignedBatch
@@ -238,6 +248,7 @@ class Returns:
                     wider.append(Wanted(unit, count, answered, replication))
         await settle(tx, ends, now)
         await widen(tx, wider)
+        tell_verdicts(tx, self._campaigns, ends, [one.unit for one in wider])
         await ledger.add(tx, entries, now)
 
     def _judge(

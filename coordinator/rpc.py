@@ -1,6 +1,8 @@
 """The wire's service: protobuf in, commands, protobuf out, and nothing else."""
 
 import functools
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, assert_never
@@ -8,6 +10,7 @@ from typing import Any, TypeVar, assert_never
 import grpc
 import structlog
 
+from coordinator import metrics
 from coordinator.campaigns import Campaigns
 from coordinator.errors import CallRefused
 from coordinator.identity import Caller, Identity
@@ -51,6 +54,10 @@ _STATUS = {
     work_pb2.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 
+# These come of sessions that end in their time; the others are somebody's mistake.
+_ROUTINE = {work_pb2.SESSION_INVALID, work_pb2.CHALLENGE_INVALID}
+IDS_TOLD = 20  # in one line of the log
+
 Method = Callable[["CoordinatorService", Request, Context[Any, Any]], Awaitable[Response]]
 
 
@@ -59,13 +66,19 @@ def answered(method: Method[Request, Response]) -> Method[Request, Response]:
 
     @functools.wraps(method)
     async def call(service: "CoordinatorService", request: Request, context: Context[Any, Any]) -> Response:
+        name, began = method.__name__, time.perf_counter()
         try:
             return await method(service, request, context)
         except CallRefused as refused:
             code, words = refused.code, str(refused)
+            tell = log.debug if code in _ROUTINE else log.info
+            tell("call_refused", call=name, code=work_pb2.ErrorCode.Name(code), reason=words)
         except Exception:  # a fault of ours must reach the log, and the client as "try again"
-            log.exception("call_failed", call=method.__name__)
+            log.exception("call_failed", call=name)
             code, words = work_pb2.UNAVAILABLE, "The coordinator has a fault. Nothing was lost; try again."
+        finally:
+            metrics.CALLS.labels(_kind_of_call(name, request)).observe(time.perf_counter() - began)
+        metrics.CALLS_REFUSED.labels(name, work_pb2.ErrorCode.Name(code)).inc()
         metadata = (("chorus-error", work_pb2.ErrorCode.Name(code)),)
         await context.abort(_STATUS[code], words, metadata)
         raise AssertionError("abort has raised")
@@ -131,6 +144,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         if request.results:
             acknowledged = await self._return(caller, request)
             response.acks.extend(map(_ack, request.results, acknowledged))
+            _tell(acknowledged, response.acks)
         if request.want:
             await self._lease(caller, request, response)
         return response
@@ -175,7 +189,9 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     def _caller(self, context: Context[Any, Any]) -> Caller:
         metadata = dict(context.invocation_metadata() or ())
         token = metadata.get("chorus-session-bin")
-        return self.identity.caller(token if isinstance(token, bytes) else None)
+        caller = self.identity.caller(token if isinstance(token, bytes) else None)
+        structlog.contextvars.bind_contextvars(host_id=caller.host_id)
+        return caller
 
     async def _return(self, caller: Caller, request: work_pb2.WorkRequest) -> list[Acknowledged]:
         if len(request.results) > MAX_RESULTS:
@@ -207,7 +223,8 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             response.retry_ms = RETRY_MS
 
     def _lease_batch(self, caller: Caller, leased: Leased) -> work_pb2.LeaseBatch:
-        tasks = self.campaigns.need(leased.units[0].campaign_id).tasks
+        campaign = self.campaigns.need(leased.units[0].campaign_id)
+        tasks = campaign.tasks
         wire = [
             work_pb2.Unit(
                 campaign_id=unit.campaign_id,
@@ -224,6 +241,8 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         ]
         used = {unit.perspective_id for unit in leased.units}
         rows = [tasks[perspective_id].row for perspective_id in sorted(used)]
+        for perspective_id, count in Counter(unit.perspective_id for unit in leased.units).items():
+            metrics.LEASED.labels(campaign.name, tasks[perspective_id].row.name).inc(count)
         message = signing.lease_batch(caller.host_id, leased.lease_s, wire)
         return work_pb2.LeaseBatch(
             tasks=[work_pb2.Task(digest=row.digest, body=row.body) for row in rows],
@@ -231,6 +250,12 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             lease_s=leased.lease_s,
             signature=self.keys.signing.sign(message),
         )
+
+
+def _kind_of_call(name: str, request: object) -> str:
+    """A call that may be held until there is work is told from those that are answered at once."""
+    waits = isinstance(request, work_pb2.WorkRequest) and request.wait_ms and not request.results
+    return f"{name} waiting" if waits else name
 
 
 def _returned(result: work_pb2.Result, digest: bytes) -> Returned:
@@ -270,6 +295,19 @@ def _ack(result: work_pb2.Result, acknowledged: Acknowledged) -> work_pb2.Ack:
         case _:
             assert_never(acknowledged.receipt)
     return work_pb2.Ack(campaign_id=result.campaign_id, unit_id=result.unit_id, status=status, reason=reason)
+
+
+def _tell(acknowledged: Sequence[Acknowledged], acks: Sequence[work_pb2.Ack]) -> None:
+    """Counts what became of results, and tells the log of those that were refused."""
+    for receipt, count in Counter(one.receipt for one in acknowledged).items():
+        metrics.RESULTS.labels(receipt.value).inc(count)
+    refused = [ack for ack in acks if ack.status == work_pb2.REFUSED]
+    if refused:
+        log.info(
+            "results_refused",
+            reasons=dict(Counter(ack.reason for ack in refused)),
+            units=[f"{ack.campaign_id}/{ack.unit_id}" for ack in refused[:IDS_TOLD]],
+        )
 
 
 def _keys(refs: Sequence[work_pb2.UnitRef]) -> list[Key]:

@@ -6,11 +6,13 @@ import random
 from collections.abc import AsyncIterator
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from coordinator import pulse
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.facts import UnitFacts
+from coordinator.health import HealthService, Readiness
 from coordinator.identity import Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys, keys_of
@@ -25,10 +27,14 @@ from coordinator.work import Work
 from protos import work_pb2_grpc
 from store.database import Database
 
-SHELVES_EVERY_S = 0.2
-CAMPAIGNS_EVERY_S = 1.0
-PULSE_EVERY_S = 3.0
-TRUST_EVERY_S = 1.0
+# What is done again and again: how often (s), and how long ago (s) it may be while we are ready.
+PICTURES = {
+    "pulse": (3.0, 10.0),
+    "campaigns": (1.0, 5.0),
+    "identity": (1.0, 5.0),
+    "trust": (1.0, 10.0),
+    "shelves": (0.2, 2.0),
+}
 STOP_GRACE_S = 5.0
 MAX_MESSAGE = 8 * 1024 * 1024
 
@@ -58,9 +64,40 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     async def beat() -> None:
         await pulse.beat(db, now())
 
-    for refresh in (beat, campaigns.refresh, identity.refresh, trust.refresh, leasing.look_at_shelves):
+    steps = {
+        "pulse": beat,
+        "campaigns": campaigns.refresh,
+        "identity": identity.refresh,
+        "trust": trust.refresh,
+        "shelves": leasing.look_at_shelves,
+    }
+    readiness = Readiness({name: holds_s for name, (_, holds_s) in PICTURES.items()})
+    pictures = {name: readiness.watched(name, step) for name, step in steps.items()}
+    for refresh in pictures.values():
         await refresh()
-    server = grpc.aio.server(
+    server = _grpc_server()
+    work_pb2_grpc.add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(readiness), server)
+    port = server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(keys))
+    await server.start()
+    async with asyncio.TaskGroup() as tasks:
+        refreshing = [
+            tasks.create_task(again(PICTURES[name][0], name, refresh)) for name, refresh in pictures.items()
+        ]
+        try:
+            yield port
+        finally:
+            readiness.drain()
+            await asyncio.sleep(settings.drain_s)
+            with contextlib.suppress(TimeoutError):  # a half-dead connection may outlast the grace
+                await asyncio.wait_for(server.stop(STOP_GRACE_S), 2 * STOP_GRACE_S)
+            for task in refreshing:
+                task.cancel()
+    await db.close()
+
+
+def _grpc_server() -> grpc.aio.Server:
+    return grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.so_reuseport", 1),
@@ -69,25 +106,6 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
     )
-    work_pb2_grpc.add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated
-    port = server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(keys))
-    await server.start()
-    async with asyncio.TaskGroup() as tasks:
-        pictures = [
-            tasks.create_task(again(SHELVES_EVERY_S, "shelves", leasing.look_at_shelves)),
-            tasks.create_task(again(PULSE_EVERY_S, "pulse", beat)),
-            tasks.create_task(again(CAMPAIGNS_EVERY_S, "campaigns", campaigns.refresh)),
-            tasks.create_task(again(CAMPAIGNS_EVERY_S, "identity", identity.refresh)),
-            tasks.create_task(again(TRUST_EVERY_S, "trust", trust.refresh)),
-        ]
-        try:
-            yield port
-        finally:
-            with contextlib.suppress(TimeoutError):  # a half-dead connection may outlast the grace
-                await asyncio.wait_for(server.stop(STOP_GRACE_S), 2 * STOP_GRACE_S)
-            for task in pictures:
-                task.cancel()
-    await db.close()
 
 
 def _credentials(keys: Keys) -> grpc.ServerCredentials:

@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +26,17 @@ class Settings(BaseSettings):
         7434, description="Port of the image server (HTTPS)."
     )
     pool: Annotated[int, Field(ge=1, le=100)] = Field(8, description="Database connections per process.")
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics page listens on.")
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        7435, description="Port of /metrics, /healthz and /readyz (HTTP)."
+    )
+    drain_s: Annotated[float, Field(ge=0, le=5)] = Field(
+        0.0, description="Seconds between saying not ready and closing the ports, at a stop."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    keep_past_leases_days: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="Days for which leases of ended units are remembered."
+    )
 
     @property
     def reached_at(self) -> str:
@@ -43,6 +54,11 @@ class Settings(BaseSettings):
     def objects_folder(self) -> Path:
         """Where image bytes lie."""
         return self.data / "objects"
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Where server processes keep their figures."""
+        return self.data / "metrics"
 
     @property
     def images_base(self) -> str:

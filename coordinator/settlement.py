@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from coordinator import validation
+import structlog
+
+from coordinator import metrics, validation
 from coordinator.campaigns import Campaigns
 from coordinator.lifecycle import Caps, LeaseEnding, UnitState, given_up
 from coordinator.validation import Settled
@@ -20,6 +22,10 @@ Key = tuple[int, int]
 """(campaign id, unit id)"""
 
 LANES = 32
+
+IDS_TOLD = 20  # in one line of the log
+
+log = structlog.get_logger("settlement")
 
 
 class _OfUnit(Protocol):
@@ -52,6 +58,36 @@ async def settle(tx: Transaction, ends: Sequence[tuple[LockedUnit, Settled]], no
         for unit, settled in ends
     ]
     await units.settle(tx, settlements, now)
+
+
+def tell_verdicts(
+    tx: Transaction,
+    campaigns: Campaigns,
+    ends: Sequence[tuple[LockedUnit, Settled]],
+    wider: Sequence[LockedUnit] = (),
+) -> None:
+    """Counts the verdicts of a transaction once it is durable, and tells the log of units given up."""
+    if ends or wider:
+        tx.on_commit.append(lambda: _tell_verdicts(campaigns, ends, wider))
+
+
+def _tell_verdicts(
+    campaigns: Campaigns, ends: Sequence[tuple[LockedUnit, Settled]], wider: Sequence[LockedUnit]
+) -> None:
+    told: defaultdict[tuple[int, int, str, str], list[int]] = defaultdict(list)
+    for unit in wider:
+        told[unit.campaign_id, unit.perspective_id, "need_more", ""].append(unit.id)
+    for unit, settled in ends:
+        reason = str(settled.verdict.get("reason", ""))
+        told[unit.campaign_id, unit.perspective_id, settled.state.value, reason].append(unit.id)
+    for (campaign_id, perspective_id, verdict, reason), ids in told.items():
+        campaign = campaigns.need(campaign_id)
+        labels = (campaign.name, campaign.tasks[perspective_id].row.name, verdict, reason)
+        metrics.VERDICTS.labels(*labels).inc(len(ids))
+        if verdict == UnitState.EXHAUSTED:
+            log.info(
+                "exhausted", campaign_id=campaign_id, reason=reason, units=len(ids), unit_ids=ids[:IDS_TOLD]
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +167,14 @@ async def give_back(
             lost.append((unit, validation.given_up(reason, counted, details)))
     await shelves.put(tx, back)
     await settle(tx, lost, now)
+    tell_verdicts(tx, campaigns, lost)
+    tx.on_commit.append(lambda: _tell_endings(ended))
+
+
+def _tell_endings(ended: Sequence[EndedLease]) -> None:
+    for ending, count in Counter(e.ending.value for e in ended).items():
+        metrics.LEASES_ENDED.labels(ending).inc(count)
+    expired = [e.lease for e in ended if e.ending is LeaseEnding.EXPIRED]
+    if expired:
+        hosts = sorted({lease.host_id for lease in expired})
+        log.info("expired", leases=len(expired), host_ids=hosts[:IDS_TOLD])

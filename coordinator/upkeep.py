@@ -1,24 +1,28 @@
 """Upkeep: small jobs that run beside the coordinators, each safe on any number of machines at once."""
 
 import contextlib
+import functools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from coordinator import pulse
+from coordinator import metrics, pulse
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.credit import HALF_LIVES
+from coordinator.housekeeping import pruning, refresh_statistics
+from coordinator.settings import Settings
 from coordinator.steps import guarded
 from coordinator.work import Work
 from store import annotations, ledger
 from store.database import Database
 
-BATCH = 2000
+BATCH = 1000  # rows that one transaction moves at most
+KEEP_PAST_LEASES = timedelta(days=30)
 
 log = structlog.get_logger("upkeep")
 
@@ -33,16 +37,22 @@ class Job:
 
     async def run(self) -> int:
         """Steps until nothing is left to do; gives how many rows it moved."""
-        moved = 0
-        while step := await self.run_once():
-            moved += step
+        moved, rows = 0, metrics.UPKEEP_ROWS.labels(self.name)
+        with metrics.UPKEEP.labels(self.name).time():
+            while step := await self.run_once():
+                moved += step
+                rows.inc(step)
+        metrics.UPKEEP_SUCCESS.labels(self.name).set_to_current_time()
         if moved:
             log.debug("upkeep", job=self.name, moved=moved)
         return moved
 
 
-def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
-    """All jobs: expire leases, book settled units, fold the ledger, extend leases after an outage."""
+def jobs(
+    db: Database, work: Work, clock: Callable[[], datetime], keep: timedelta = KEEP_PAST_LEASES
+) -> list[Job]:
+    """All jobs: expire leases, book settled units, fold the ledger, extend leases after an outage; prune
+    leases that ended long ago (`keep` after their units), and refresh PostgreSQL's statistics."""
 
     async def expire() -> int:
         return await work.expire(BATCH)
@@ -61,15 +71,17 @@ def jobs(db: Database, work: Work, clock: Callable[[], datetime]) -> list[Job]:
         Job("book", 0.5, book),
         Job("fold", 1.0, fold),
         Job("extend", 1.0, extend),
+        Job("prune", 600.0, pruning(db, clock, keep)),
+        Job("statistics", 60.0, functools.partial(refresh_statistics, db)),
     ]
 
 
 @contextlib.asynccontextmanager
-async def upkeep(database_url: str) -> AsyncIterator[list[Job]]:
+async def upkeep(settings: Settings, database_url: str) -> AsyncIterator[list[Job]]:
     """Runs every upkeep job in its rhythm while the context lasts."""
     db = Database.connect(database_url, pool_size=2)
     work = Work(db, Campaigns(db, random.Random()), now)  # noqa: S311 (order of work, no secret)
-    listed = jobs(db, work, now)
+    listed = jobs(db, work, now, timedelta(days=settings.keep_past_leases_days))
     scheduler = AsyncIOScheduler(timezone=UTC)
     for job in listed:
         scheduler.add_job(

@@ -2,14 +2,19 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, TypeVar
 
 import psycopg
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from store import metrics
 
 MINIMUM_SERVER = 170_000
 ATTEMPTS = 5
@@ -17,7 +22,12 @@ ATTEMPTS = 5
 # of magnitude until the next ANALYZE; so no scans, and hot statements fence the planner in: a row is found
 # LATERAL … OFFSET 0 by its index, and deleted by its place (ctid) once it is found.
 BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+# No transaction of ours may hold locks or an old snapshot for long, whatever became of its process.
+LIMITS = "-c idle_in_transaction_session_timeout=30s -c statement_timeout=60s -c transaction_timeout=120s"
+SLOW_S = 1.0
 RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+log = structlog.get_logger("database")
 
 RawConnection = psycopg.AsyncConnection[Any]
 T = TypeVar("T")
@@ -34,10 +44,15 @@ class DatabaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One open transaction: `sql` for SQLAlchemy Core, `raw` for hot statements."""
+    """One open transaction: `sql` for SQLAlchemy Core, `raw` for hot statements.
+
+    `on_commit` is called once all is durable: for figures and log lines, which must not tell of what was
+    rolled back. It must not fail.
+    """
 
     sql: AsyncConnection
     raw: RawConnection
+    on_commit: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Database:
@@ -54,8 +69,13 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=30,
-            connect_args={"prepare_threshold": 3, "application_name": "chorus", "options": BY_INDEX},
+            connect_args={
+                "prepare_threshold": 3,
+                "application_name": "chorus",
+                "options": f"{BY_INDEX} {LIMITS}",
+            },
         )
+        metrics.POOL_SIZE.set(pool_size)
         return cls(engine)
 
     async def transaction(
@@ -67,25 +87,47 @@ class Database:
         who read an error. With `pipelined`, statements on `raw` whose rows nobody fetches travel with the
         next one that is fetched, or with the commit; `sql` must not be used.
         """
+        began = time.perf_counter()
         for attempt in range(ATTEMPTS):
             try:
-                async with self.engine.connect() as connection, connection.begin():
-                    raw = (await connection.get_raw_connection()).driver_connection
-                    if raw is None:
-                        raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
-                    if not pipelined:
-                        return await body(Transaction(connection, raw))
-                    async with raw.pipeline():
-                        value = await body(Transaction(connection, raw))
-                        await raw.commit()
-                        return value
+                value = await self._attempt(body, name, pipelined=pipelined)
             except (psycopg.Error, DBAPIError) as error:
                 reason = error.orig if isinstance(error, DBAPIError) else error
                 if attempt == ATTEMPTS - 1 or not isinstance(reason, RETRIED):
                     error.add_note(f"in transaction {name}, attempt {attempt + 1}")
+                    metrics.FAILURES.labels(name).inc()
                     raise
+            else:
+                _measure(name, time.perf_counter() - began)
+                return value
+            metrics.RETRIES.labels(name).inc()
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 (jitter, no secret)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _attempt(self, body: Callable[[Transaction], Awaitable[T]], name: str, *, pipelined: bool) -> T:
+        asked = time.perf_counter()
+        async with self.engine.connect() as connection:
+            metrics.POOL_WAIT.observe(time.perf_counter() - asked)
+            self._note_pool()
+            async with connection.begin():
+                raw = (await connection.get_raw_connection()).driver_connection
+                if raw is None:
+                    raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
+                tx = Transaction(connection, raw)
+                if pipelined:
+                    async with raw.pipeline():
+                        value = await body(tx)
+                        await raw.commit()
+                else:
+                    value = await body(tx)
+        self._note_pool()
+        for told in tx.on_commit:
+            told()
+        return value
+
+    def _note_pool(self) -> None:
+        if isinstance(self.engine.pool, QueuePool):
+            metrics.POOL_IN_USE.set(self.engine.pool.checkedout())
 
     async def check_server(self) -> None:
         """Refuses a server older than PostgreSQL 17, and one that cannot be reached, in words."""
@@ -109,6 +151,12 @@ class Database:
 def rows_of(kind: type[Named]) -> Callable[[Any], Callable[[Sequence[Any]], Named]]:
     """A row factory for named tuples, by position: a third of the time that dataclasses by name take."""
     return lambda _cursor: kind._make
+
+
+def _measure(name: str, seconds: float) -> None:
+    metrics.TRANSACTIONS.labels(name).observe(seconds)
+    if seconds > SLOW_S:
+        log.warning("slow_transaction", transaction=name, seconds=round(seconds, 3))
 
 
 def driver_url(url: str) -> sa.URL:

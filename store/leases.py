@@ -277,6 +277,38 @@ ORDER BY p.id
 """
 
 
+async def prune_past(tx: Transaction, after: int, limit: int, before: datetime) -> tuple[int, int]:
+    """Forgets how leases of units that were settled before ended; looks at `limit` of them from an id on.
+
+    Gives the last id looked at (0 where all that is left is younger) and how many it forgot. Units that
+    somebody has locked are left for another time.
+    """
+    found = await tx.raw.execute(PRUNE_PAST, {"after": after, "limit": limit, "before": before})
+    last, pruned = await found.fetchone() or (0, 0)
+    return int(last), int(pruned)
+
+
+PRUNE_PAST = """
+WITH looked AS (
+    SELECT * FROM (SELECT * FROM past_leases WHERE id > %(after)s ORDER BY id LIMIT %(limit)s) AS p
+    WHERE ended_at < %(before)s
+), ended AS (
+    SELECT u.campaign_id, u.id
+    FROM (SELECT DISTINCT campaign_id, unit_id FROM looked) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT * FROM units WHERE campaign_id = wanted.campaign_id AND id = wanted.unit_id
+          AND state <> 'open' AND settled_at < %(before)s
+        OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS u
+), gone AS (
+    DELETE FROM past_leases WHERE id = ANY (ARRAY(
+        SELECT l.id FROM looked l JOIN ended e ON e.campaign_id = l.campaign_id AND e.id = l.unit_id))
+    RETURNING id
+)
+SELECT COALESCE((SELECT max(id) FROM looked), 0), (SELECT count(*) FROM gone)
+"""
+
+
 async def count_live(tx: Transaction) -> list[tuple[int, int]]:
     """(campaign id, live leases)."""
     found = await tx.raw.execute("SELECT campaign_id, count(*) FROM leases GROUP BY 1")

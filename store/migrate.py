@@ -20,8 +20,7 @@ def upgrade(url: str) -> None:
     Raises DatabaseError("schema_too_new") where the database was made by a newer Chorus, and
     ("database_unreachable") where it does not answer.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _config()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     engine = sa.create_engine(driver_url(url), poolclass=sa.NullPool)
     try:
@@ -44,3 +43,14 @@ def upgrade(url: str) -> None:
         raise DatabaseError("database_unreachable", f"PostgreSQL does not answer: {reason}") from error
     finally:
         engine.dispose()
+
+
+def head() -> str | None:
+    """The newest migration that this version knows."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

@@ -55,7 +55,7 @@ async def bench(size: Size) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="chorus-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        settings = Settings(data=folder / "data", port=0, images_port=0)
+        settings = Settings(data=folder / "data", port=0, images_port=0, metrics_port=0)
         async with coordinator(settings, size.workers) as running:
             db = Database.connect(running.settings.database_url or "", pool_size=2)
             try:

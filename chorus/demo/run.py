@@ -71,7 +71,7 @@ async def demo(plan: Plan) -> bool:
     folder = Path(tempfile.mkdtemp(prefix="chorus-demo-"))
     folder.chmod(0o711)  # ours: PostgreSQL's user has to pass where we are root
     try:
-        settings = Settings(data=folder / "data", port=0, images_port=0)
+        settings = Settings(data=folder / "data", port=0, images_port=0, metrics_port=0)
         console.print(f"Starting a coordinator in {folder} …")
         roles = cast.SCENE_CAST if plan.endpoint is None else cast.PHOTO_CAST
         async with _readers(plan, roles, folder) as endpoints, coordinator(settings) as running:

@@ -259,7 +259,8 @@ def test_commands_work_while_nothing_runs(data_folder: Path) -> None:
     assert mistyped.returncode == 1
     assert "[no_coordinator]" in mistyped.stderr
     assert not (data_folder / "data").exists(), "only `up` makes a coordinator"
-    with Process([*CHORUS, "up", "--port", "0", "--images-port", "0", *where], data_folder / "up.log") as up:
+    ports = ("--port", "0", "--images-port", "0", "--metrics-port", "0")
+    with Process([*CHORUS, "up", *ports, *where], data_folder / "up.log") as up:
         up.await_words("Ctrl-C stops.")
         up.interrupt()
         assert up.ended() == 0

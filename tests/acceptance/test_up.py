@@ -33,7 +33,7 @@ def test_up_says_where_it_listens_and_how_to_join(street: Street) -> None:
 
 
 def test_second_up_on_the_same_data_says_so_and_ends(street: Street) -> None:
-    second = chorus("up", "--data", street.data, "--port", str(free_port()))
+    second = chorus("up", "--data", street.data, "--port", str(free_port()), "--metrics-port", "0")
     assert second.returncode == 1
     assert str(street.process.pid) in second.stderr
     assert str(street.data) in second.stderr
@@ -46,7 +46,7 @@ def test_taken_ports_are_named(street: Street, data_folder: Path) -> None:
         ("--port", "--images-port", street.port),
         ("--images-port", "--port", street.images_port),
     ):
-        where = (flag, str(port), other, str(free_port()))
+        where = (flag, str(port), other, str(free_port()), "--metrics-port", "0")
         refused = chorus("up", "--data", data_folder / "other", *where)
         assert refused.returncode == 1
         assert f"Port {port} " in refused.stderr
@@ -152,7 +152,7 @@ def test_up_runs_as_a_plain_user(open_folder: Path, plain: tuple[str, ...]) -> N
     home = Path(tempfile.mkdtemp(dir=open_folder))
     os.chown(home, 65534, 65534)
     settings = ("env", f"HOME={home}", f"TMPDIR={home}", f"PATH={os.environ['PATH']}")
-    ports = ("--port", str(free_port()), "--images-port", str(free_port()))
+    ports = ("--port", str(free_port()), "--images-port", str(free_port()), "--metrics-port", "0")
     command = [*plain, *settings, *CHORUS, "up", "--data", str(home / "data"), *ports]
     with Process(command, open_folder / "plain.log") as process:
         process.await_words("Ctrl-C stops.")

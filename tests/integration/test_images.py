@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from coordinator.health import Readiness
 from coordinator.image_server import image_server
 from coordinator.images import LIFETIME_S, ROUNDING_S, ImageUrls, image_app
 from coordinator.keys import Keys, keys_of
@@ -82,9 +83,9 @@ async def test_an_image_that_is_not_there_is_not_found(client: httpx2.AsyncClien
 async def test_the_health_page_answers_and_nothing_is_served_in_the_clear(
     client: httpx2.AsyncClient, settings: Settings
 ):
-    assert (await client.get(f"{settings.images_base}/health")).text == "ok"
+    assert (await client.get(f"{settings.images_base}/healthz")).text == "ok\n"
     with pytest.raises(httpx2.TransportError):
-        await client.get(f"http://127.0.0.1:{settings.images_port}/health")
+        await client.get(f"http://127.0.0.1:{settings.images_port}/healthz")
 
 
 def test_urls_of_the_same_minutes_are_equal_and_hold_an_hour(settings: Settings):
@@ -109,7 +110,9 @@ def test_odd_paths_and_queries_are_refused_never_a_fault(
     tmp_path: Path, path: str, expires: str, mac: str, raw: bool
 ):
     settings = Settings(data=tmp_path)
-    app = image_app(ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder))
+    app = image_app(
+        ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder), Readiness({}).faults
+    )
     place = path if raw else DIGEST.hex()
     query = f"expires={quote(expires, safe='')}&mac={quote(mac, safe='')}"
     response = TestClient(app).get(f"http://h/images/{quote(place)}?{query}", follow_redirects=False)
@@ -130,6 +133,8 @@ def test_odd_paths_and_queries_are_refused_never_a_fault(
 )
 def test_paths_that_climb_find_nothing(tmp_path: Path, path: str):
     settings = Settings(data=tmp_path)
-    app = image_app(ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder))
+    app = image_app(
+        ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder), Readiness({}).faults
+    )
     response = TestClient(app).get(f"http://h{path}", follow_redirects=False)
     assert response.status_code in {307, 403, 404}

@@ -172,13 +172,14 @@ class Street:
         if database_url is not None:
             self._where += ("--database-url", database_url)
         self._database_url = database_url
-        self.port, self.images_port = free_port(), free_port()
+        self.port, self.images_port, self.metrics_port = free_port(), free_port(), free_port()
         self._options = options
         self._helpers: list[Process] = []
         self.process = self._up()
 
     def _up(self) -> Process:
         ports = ("--port", str(self.port), "--images-port", str(self.images_port))
+        ports += ("--metrics-port", str(self.metrics_port))
         output = self.folder / "up.log"
         output.write_text("")
         process = Process([*CHORUS, "up", *self._where, *ports, *self._options], output)

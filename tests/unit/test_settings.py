@@ -34,6 +34,11 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch):
         "port": 1,
         "images_port": 2,
         "pool": 3,
+        "metrics_host": "::2",
+        "metrics_port": 4,
+        "drain_s": 1.5,
+        "log_level": "debug",
+        "keep_past_leases_days": 0.5,
     }
     assert set(wanted) == set(Settings.model_fields)
     for name, value in wanted.items():
