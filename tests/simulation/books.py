@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from store.database import Database, Transaction
@@ -37,7 +38,7 @@ TABLES = {
                          convert_from(body, 'UTF8') AS body FROM results""",
     "settled": "SELECT unit_id AS unit FROM settled",
     "ledger": "SELECT unit_id AS unit, user_id AS user, host_id AS host, judgement, credit FROM ledger",
-    "standings": "SELECT host_id AS host, agreed, disagreed, failed, credit FROM standings",
+    "standings": "SELECT host_id AS host, agreed, disagreed, failed, unchecked, credit FROM standings",
     "annotations": "SELECT unit_id AS unit, from_user_id AS user, annotation FROM annotations",
 }
 READ = "SELECT " + ", ".join(_rows(TABLES[field.name]) for field in fields(Books))
@@ -51,6 +52,24 @@ async def read_books(db: Database) -> Books:
         return Books(*row)
 
     return await db.transaction("books", body)
+
+
+BELIEVE = """
+INSERT INTO standings (host_id, campaign_id, perspective_id, model, agreed, disagreed, failed, unchecked,
+                       credit, month_agreed, month_disagreed, month_failed, hour_agreed, hour_disagreed,
+                       as_of, folded_at)
+SELECT DISTINCT host, %s, 1, 'm', 0, 0, 0, 0, 0.0, 500, 0, 0, 0, 0, %s::timestamptz, %s::timestamptz
+FROM unnest(%s::bigint[]) AS host
+"""
+
+
+async def believe(db: Database, campaign_id: int, host_ids: Sequence[int], when: datetime) -> None:
+    """Gives hosts evidence for which they may work alone."""
+
+    async def body(tx: Transaction) -> None:
+        await tx.raw.execute(BELIEVE, (campaign_id, when, when, list(host_ids)))
+
+    await db.transaction("believe", body)
 
 
 RELAX = """

@@ -19,14 +19,15 @@ class Told:
 
     `acknowledged` has (unit, user, hash) of each result that was said to be stored, `handed_out` the units
     leased in the last step, `ended` those that had ended before it with their (state, canonical user),
-    `faults` what no server should do, `truths` the body of each unit's true answer; `honest` says that
-    nobody lied or failed.
+    `trusted` the users of hosts that may work alone, `faults` what no server should do, `truths` the body of
+    each unit's true answer; `honest` says that nobody lied or failed.
     """
 
     honest: bool
     acknowledged: set[tuple[int, int, str]] = field(default_factory=set)
     handed_out: set[int] = field(default_factory=set)
     ended: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+    trusted: set[int] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     truths: dict[int, str] = field(default_factory=dict)
 
@@ -98,6 +99,17 @@ def credit_is_never_given_twice(books: Books, _told: Told) -> Iterator[str]:
             yield f"user {user} for unit {unit}: {count} judgements"
 
 
+def only_the_trusted_settle_alone(books: Books, told: Told) -> Iterator[str]:
+    """What one voice alone settled was said by a host that had earned that, and is no evidence."""
+    judged = {(entry["unit"], entry["user"]): entry["judgement"] for entry in books.ledger}
+    for unit in books.units:
+        if unit["state"] == "accepted":
+            alone, key = unit["verdict"]["numbers"]["voices"] == 1, (unit["id"], unit["canonical"])
+            unchecked = judged.get(key, "unchecked" if alone else "agreed") == "unchecked"
+            if unchecked != alone or (alone and unit["canonical"] not in told.trusted):
+                yield f"unit {unit['id']}: {unit['verdict']}, {judged.get(key)}"
+
+
 def servers_answer_well(_books: Books, told: Told) -> Iterator[str]:
     """A living server answers every call, each returned item with its own acknowledgement, and truly."""
     yield from told.faults
@@ -112,6 +124,7 @@ ALWAYS: Sequence[Invariant] = (
     an_end_is_final,
     an_accepted_unit_has_its_canonical_answer,
     credit_is_never_given_twice,
+    only_the_trusted_settle_alone,
     servers_answer_well,
 )
 
@@ -166,7 +179,7 @@ def credit_equals_accepted_work(books: Books, _told: Told) -> Iterator[str]:
     for key in owed.keys() ^ entries.keys():
         yield f"user {key[1]} for unit {key[0]}: {entries.get(key, 'not judged')}"
     for key in owed.keys() & entries.keys():
-        agrees = entries[key]["judgement"] == "agreed"
+        agrees = entries[key]["judgement"] in {"agreed", "unchecked"}
         told_so = owed[key] or verdicts[key[0]]["judgements"][str(key[1])]["agrees"] == agrees
         if not told_so or entries[key]["credit"] != CREDIT * agrees:
             yield f"user {key[1]} for unit {key[0]}: {entries[key]}"
@@ -178,7 +191,7 @@ def standings_are_the_ledger_added_up(books: Books, _told: Told) -> Iterator[str
         entries = [entry for entry in books.ledger if entry["host"] == host]
         folded = [row for row in books.standings if row["host"] == host]
         added = Counter(entry["judgement"] for entry in entries)
-        for judgement in ("agreed", "disagreed", "failed"):
+        for judgement in ("agreed", "disagreed", "failed", "unchecked"):
             if sum(row[judgement] for row in folded) != added[judgement]:
                 yield f"host {host}: {judgement} {added[judgement]} times, but folded as {folded}"
         if sum(row["credit"] for row in folded) != sum(entry["credit"] for entry in entries):

@@ -71,12 +71,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A campaign of `images` under `policy`, and what befalls it; `honest` where nobody lies or fails."""
+    """A campaign of `images` under `policy`, and what befalls it; `honest` where nobody lies or fails.
+
+    `trusted` clients have earned it, before, that they may settle units alone.
+    """
 
     honest: bool
     images: int
-    policy: Mapping[str, int] = field(default_factory=dict)
+    policy: Mapping[str, float] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    trusted: tuple[int, ...] = ()
 
     def without(self, first: int, count: int) -> "Plan":
         """The same but for `count` steps."""
@@ -117,7 +121,9 @@ def random_plan(seed: int) -> Plan:
     deeds = HONEST_DEEDS if honest else ALL_DEEDS
     busy: list[int] = []
     steps = tuple(_step(rng, deeds, busy) for _ in range(rng.randint(20, 35)))
-    return Plan(honest, rng.randint(1, 4), policy, steps)
+    images = rng.randint(1, 4)
+    trusted = tuple(rng.sample(range(CLIENTS), rng.choice((0, 1, 3))))
+    return Plan(honest, images, {**policy, "spot_check": rng.choice((0.1, 0.5))}, steps, trusted)
 
 
 def _step(rng: random.Random, deeds: Mapping[Deed, float], busy: list[int]) -> Step:

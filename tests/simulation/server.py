@@ -70,4 +70,8 @@ class Server:
 
     async def start(self) -> None:
         """Reads what a server reads at its start."""
-        await asyncio.gather(self.engine.campaigns.refresh(), self.engine.leasing.look_at_shelves())
+        await asyncio.gather(
+            self.engine.campaigns.refresh(),
+            self.engine.trust.refresh(),
+            self.engine.leasing.look_at_shelves(),
+        )

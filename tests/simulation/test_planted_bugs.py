@@ -1,4 +1,4 @@
-"""The simulation can fail: six bugs are planted, and each breaks the promise that it should.
+"""The simulation can fail: seven bugs are planted, and each breaks the promise that it should.
 
 - a claim without the user's lock, the look at what the user has, and the constraint behind them
 - booking that credits late results again, without the constraint behind it
@@ -6,6 +6,7 @@
 - a unit that asks for more voices without a look at the leases that run
 - settling that leaves the replicas of closed units on their shelves, and a claim that does not mind
 - a return that is acknowledged before it is committed
+- a first answer that settles its unit whoever gave it
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -19,6 +20,7 @@ from simulation.world import World
 
 from coordinator import settlement
 from coordinator.lifecycle import LeaseEnding
+from coordinator.policy import Policy
 from store import annotations, leases, shelves, units
 from store.database import Database, Transaction
 from store.leases import Lease
@@ -126,3 +128,10 @@ async def test_the_simulation_sees_an_acknowledgement_before_the_commit(
 
     monkeypatch.setattr(MortalDatabase, "transaction", hasty)
     await seen(db, "nothing_acknowledged_is_lost")
+
+
+async def test_the_simulation_sees_a_first_answer_that_settles_whoever_gave_it(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Policy, "sole_weight", 0.0)
+    await seen(db, "only_the_trusted_settle_alone")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self, assert_never
 
-from simulation.books import Books, clear_books, read_books, relax
+from simulation.books import Books, believe, clear_books, read_books, relax
 from simulation.clients import NATURES, TWIN_OF, USERS, Client, Nature, truth
 from simulation.invariants import ALWAYS, AT_THE_END, Told, broken
 from simulation.plan import SERVERS, Deed, Operation, Plan, Step
@@ -31,6 +31,7 @@ SPARES = 12
 WAITS_S = (10, 40, 61, 200)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Return = Literal[Deed.ANSWER, Deed.RESEND, Deed.FAIL, Deed.SPOIL, Deed.FORGE]
+MOVE_WORK = {"expire", "book", "fold", "extend"}
 STORED = {Receipt.COUNTED, Receipt.LATE, Receipt.DUPLICATE}
 
 
@@ -59,6 +60,7 @@ class World:
         """Plays a plan from an empty campaign to its end; gives what broke, with the step where it did."""
         await clear_books(self.db)
         campaign = await Engine(self.db).campaign("simulated", **plan.policy)
+        await believe(self.db, campaign.id, [self.callers[number].host_id for number in plan.trusted], START)
         return await _Play(self, plan, campaign).run()
 
 
@@ -72,7 +74,8 @@ class _Play:
         self._campaign = campaign
         self._rng = random.Random(1)
         self._time = START
-        self._told = Told(honest=plan.honest)
+        trusted = {world.callers[number].user_id for number in plan.trusted}
+        self._told = Told(honest=plan.honest, trusted=trusted)
         self._heard: dict[int, str] = {}
         self._pictures: dict[Key, int] = {}
         self._submitted = 0
@@ -219,9 +222,9 @@ class _Play:
                 self._told.acknowledged.add((item.key[1], client.caller.user_id, item.hash.hex()))
 
     async def _upkeep(self, engine: Engine, number: int) -> None:
-        """One job; the fourth is all of them."""
-        every = jobs(engine.db, engine.work, engine.now)
-        for job in every[number - 1 : number] or every:
+        """One of the first three jobs; the fourth is all that move work."""
+        every = [job for job in jobs(engine.db, engine.work, engine.now) if job.name in MOVE_WORK]
+        for job in every[number - 1 : number] if number < 4 else every:
             while await job.run_once():
                 pass
 
