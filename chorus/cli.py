@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from chorus import admin_commands, volunteer_commands
+from chorus import admin_commands, message_commands, volunteer_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,6 +14,7 @@ app = typer.Typer(
 )
 app.add_typer(volunteer_commands.app, name="volunteer")
 app.add_typer(admin_commands.app, name="admin")
+admin_commands.app.add_typer(message_commands.app, name="message")
 
 
 @app.command()

@@ -135,9 +135,9 @@ def standing(
     except (AwayError, RejectedError) as error:
         _fail(error.code.lower(), str(error))
     if as_json:
-        typer.echo(
-            json.dumps({field.name: getattr(answer, field.name) for field in answer.DESCRIPTOR.fields})
-        )
+        figures = {field.name: getattr(answer, field.name) for field in answer.DESCRIPTOR.fields}
+        said = [{"id": one.id, "code": one.code, "text": one.text} for one in answer.messages]
+        typer.echo(json.dumps({**figures, "messages": said}))
     else:
         _print_standing(answer)
 
@@ -156,6 +156,8 @@ def _print_standing(answer: "work_pb2.StandingResponse") -> None:
     from rich.console import Console  # late: see above
     from rich.table import Table  # late: see above
 
+    from volunteer_client.conversation import printable  # late: see above
+
     table = Table(title=f"{answer.user_name} / {answer.host_name}", show_header=False)
     rows = {
         "agreed with the others": answer.agreed,
@@ -166,7 +168,10 @@ def _print_standing(answer: "work_pb2.StandingResponse") -> None:
     }
     for label, value in rows.items():
         table.add_row(label, str(value))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for message in answer.messages:
+        console.print(printable(message.text), markup=False, highlight=False)
 
 
 def _log(as_json: bool) -> "Log":

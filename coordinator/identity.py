@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from coordinator.errors import CallRefused
 from coordinator.keys import Keys
+from coordinator.messages import tell_owner
 from protos import signing, work_pb2
 from protos.tier import Tier
 from store import hosts
@@ -18,6 +19,10 @@ CHALLENGE_LIFETIME = timedelta(minutes=2)
 SESSION_LIFETIME = timedelta(minutes=15)
 OLDEST_PROTOCOL = 1
 MARK_BYTES = 16
+COPIED = (
+    "another client asked for work with this host's key from an older state of its folder, a copy or a "
+    "restored backup, and was refused. Each machine joins with an invite of its own."
+)
 
 _CHALLENGE = struct.Struct(">d16s")
 _SESSION = struct.Struct(">QQBd")
@@ -134,9 +139,14 @@ class Identity:
             return
         if sequence >= 2**63 or len(mark) != MARK_BYTES:
             raise CallRefused(work_pb2.INVALID_REQUEST, "The session's sequence or mark is malformed.")
-        if not await self._db.transaction(
-            "session", lambda tx: hosts.next_session(tx, host_id, sequence, mark)
-        ):
+
+        async def body(tx: Transaction) -> bool:
+            follows = await hosts.next_session(tx, host_id, sequence, mark)
+            if not follows:
+                await tell_owner(tx, host_id, "copied", COPIED, self._clock())
+            return follows
+
+        if not await self._db.transaction("session", body):
             raise CallRefused(
                 work_pb2.HOST_COPIED,
                 "This client's folder was copied, or restored from a backup, and the other one has gone on. "

@@ -18,6 +18,7 @@ from coordinator.images import ImageUrls
 from coordinator.keys import Keys
 from coordinator.leasing import Leased, Leasing
 from coordinator.lifecycle import Receipt
+from coordinator.messages import Messages
 from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
 from coordinator.scheduler import Scheduler
 from coordinator.settlement import Key
@@ -97,6 +98,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     leasing: Leasing
     work: Work
     returns: Returns
+    messages: Messages
     keys: Keys
     urls: ImageUrls
 
@@ -147,6 +149,8 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             _tell(acknowledged, response.acks)
         if request.want:
             await self._lease(caller, request, response)
+        if request.HasField("last_message"):
+            response.messages.extend(self._messages(caller, request.last_message))
         return response
 
     @answered
@@ -175,7 +179,8 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         self, _request: work_pb2.StandingRequest, context: Context[Any, Any]
     ) -> work_pb2.StandingResponse:
         """The caller's standing."""
-        found = await standing(self.db, self._caller(context).host_id)
+        caller = self._caller(context)
+        found = await standing(self.db, caller.host_id)
         return work_pb2.StandingResponse(
             user_name=found.user_name,
             host_name=found.host_name,
@@ -184,7 +189,12 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             waiting=found.waiting,
             failed=found.failed,
             credit=found.credit,
+            messages=self._messages(caller, 0),
         )
+
+    def _messages(self, caller: Caller, last: int) -> list[work_pb2.Message]:
+        found = self.messages.after(last, user_id=caller.user_id, host_id=caller.host_id)
+        return [work_pb2.Message(id=one.id, code=one.code, text=one.text) for one in found]
 
     def _caller(self, context: Context[Any, Any]) -> Caller:
         metadata = dict(context.invocation_metadata() or ())

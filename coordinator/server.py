@@ -17,6 +17,7 @@ from coordinator.identity import Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys, keys_of
 from coordinator.leasing import Leasing
+from coordinator.messages import Messages
 from coordinator.returns import Returns
 from coordinator.rpc import CoordinatorService
 from coordinator.scheduler import Scheduler
@@ -33,6 +34,7 @@ PICTURES = {
     "campaigns": (1.0, 5.0),
     "identity": (1.0, 5.0),
     "trust": (1.0, 10.0),
+    "messages": (3.0, 60.0),
     "shelves": (0.2, 2.0),
 }
 STOP_GRACE_S = 5.0
@@ -48,7 +50,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     facts = UnitFacts(db)
     trust = Trust(db, rng, now)
     leasing = Leasing(db, campaigns, scheduler, facts, trust, now)
-    identity = Identity(db, keys, now)
+    identity, messages = Identity(db, keys, now), Messages(db, now)
     service = CoordinatorService(
         db=db,
         identity=identity,
@@ -57,6 +59,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         leasing=leasing,
         work=Work(db, campaigns, now),
         returns=Returns(db, campaigns, facts, trust, now),
+        messages=messages,
         keys=keys,
         urls=ImageUrls(settings.images_base, keys),
     )
@@ -69,6 +72,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         "campaigns": campaigns.refresh,
         "identity": identity.refresh,
         "trust": trust.refresh,
+        "messages": messages.refresh,
         "shelves": leasing.look_at_shelves,
     }
     readiness = Readiness({name: holds_s for name, (_, holds_s) in PICTURES.items()})

@@ -201,33 +201,47 @@ class Ack(_message.Message):
     reason: str
     def __init__(self, campaign_id: _Optional[int] = ..., unit_id: _Optional[int] = ..., status: _Optional[_Union[ResultStatus, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class Message(_message.Message):
+    __slots__ = ("id", "code", "text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    code: str
+    text: str
+    def __init__(self, id: _Optional[int] = ..., code: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
 class WorkRequest(_message.Message):
-    __slots__ = ("results", "signature", "want", "tier", "perspectives", "wait_ms")
+    __slots__ = ("results", "signature", "want", "tier", "perspectives", "wait_ms", "last_message")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     WANT_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     PERSPECTIVES_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[Result]
     signature: bytes
     want: int
     tier: str
     perspectives: _containers.RepeatedScalarFieldContainer[str]
     wait_ms: int
-    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., signature: _Optional[bytes] = ..., want: _Optional[int] = ..., tier: _Optional[str] = ..., perspectives: _Optional[_Iterable[str]] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+    last_message: int
+    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., signature: _Optional[bytes] = ..., want: _Optional[int] = ..., tier: _Optional[str] = ..., perspectives: _Optional[_Iterable[str]] = ..., wait_ms: _Optional[int] = ..., last_message: _Optional[int] = ...) -> None: ...
 
 class WorkResponse(_message.Message):
-    __slots__ = ("acks", "lease", "idle_reason", "retry_ms")
+    __slots__ = ("acks", "lease", "idle_reason", "retry_ms", "messages")
     ACKS_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     IDLE_REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_MS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     acks: _containers.RepeatedCompositeFieldContainer[Ack]
     lease: LeaseBatch
     idle_reason: str
     retry_ms: int
-    def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., lease: _Optional[_Union[LeaseBatch, _Mapping]] = ..., idle_reason: _Optional[str] = ..., retry_ms: _Optional[int] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    def __init__(self, acks: _Optional[_Iterable[_Union[Ack, _Mapping]]] = ..., lease: _Optional[_Union[LeaseBatch, _Mapping]] = ..., idle_reason: _Optional[str] = ..., retry_ms: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
     __slots__ = ("held",)
@@ -280,7 +294,7 @@ class StandingRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StandingResponse(_message.Message):
-    __slots__ = ("user_name", "host_name", "agreed", "disagreed", "waiting", "failed", "credit")
+    __slots__ = ("user_name", "host_name", "agreed", "disagreed", "waiting", "failed", "credit", "messages")
     USER_NAME_FIELD_NUMBER: _ClassVar[int]
     HOST_NAME_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +302,7 @@ class StandingResponse(_message.Message):
     WAITING_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     user_name: str
     host_name: str
     agreed: int
@@ -295,4 +310,5 @@ class StandingResponse(_message.Message):
     waiting: int
     failed: int
     credit: float
-    def __init__(self, user_name: _Optional[str] = ..., host_name: _Optional[str] = ..., agreed: _Optional[int] = ..., disagreed: _Optional[int] = ..., waiting: _Optional[int] = ..., failed: _Optional[int] = ..., credit: _Optional[float] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    def __init__(self, user_name: _Optional[str] = ..., host_name: _Optional[str] = ..., agreed: _Optional[int] = ..., disagreed: _Optional[int] = ..., waiting: _Optional[int] = ..., failed: _Optional[int] = ..., credit: _Optional[float] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ...) -> None: ...

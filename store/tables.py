@@ -9,6 +9,7 @@ from store import (
     hosts,
     leases,
     ledger,
+    messages,
     pulse,
     results,
     rounds,
@@ -33,6 +34,7 @@ MODULES = (
     annotations,
     embeddings,
     pulse,
+    messages,
 )
 
 __all__ = ["MODULES", "metadata"]

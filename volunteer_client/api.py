@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from random import Random
 from typing import Any, TypeVar
@@ -184,6 +185,7 @@ class Coordinator:
             tier=tier,
             perspectives=perspectives,
             wait_ms=wait_ms,
+            last_message=None if self._memory is None else self._memory.message,
         )
         return await self._call("Work", request, work_pb2.WorkResponse, CALL_TIMEOUT_S + wait_ms / 1000)
 
@@ -205,6 +207,12 @@ class Coordinator:
     async def standing(self) -> work_pb2.StandingResponse:
         """What the coordinator believes of this host. Raises AwayError or RejectedError."""
         return await self._call("Standing", work_pb2.StandingRequest(), work_pb2.StandingResponse)
+
+    async def showed(self, message: int) -> None:
+        """Remembers that a message was shown; where the disk fails, until the end of this run."""
+        if self._memory is not None:
+            with suppress(OSError):
+                await asyncio.to_thread(self._memory.showed, message)
 
     async def close(self) -> None:
         """Ends the connections."""

@@ -180,6 +180,9 @@ class Conversation:
         if results:
             self._queue.returns_went_well()
         self._away.succeeded()
+        for message in response.messages:
+            self._log.warning("message", code=message.code, text=printable(message.text))
+            await self._coordinator.showed(message.id)
         if response.lease.units:
             await self._absorb_lease(response.lease)
         elif call.want:
@@ -279,6 +282,11 @@ class Conversation:
         if code != self._waiting_because:
             self._waiting_because = code
             self._log.info("waiting", because=code, **({"detail": detail} if detail else {}))
+
+
+def printable(text: str) -> str:
+    """Somebody else's words, fit for a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _parts(refs: Sequence[Ref]) -> list[Sequence[Ref]]:

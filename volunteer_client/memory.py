@@ -1,4 +1,4 @@
-"""What a home remembers from one session to the next, so that a copy of it is told from the original."""
+"""What a home remembers from one session to the next: which it was, and what the volunteer was shown."""
 
 import json
 import secrets
@@ -10,11 +10,12 @@ from volunteer_client import durable
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """The last session that was asked for, by number and random mark, and whether it was opened."""
+    """The last session that was asked for, by number and mark, and whether it opened; the last message."""
 
     sequence: int = 0
     mark: str = ""
     is_open: bool = True
+    message: int = 0
 
 
 class Memory:
@@ -27,12 +28,23 @@ class Memory:
     def next_session(self) -> tuple[int, bytes]:
         """Number and mark of the session to ask for, on disk first; the same until it is open."""
         if self._now.is_open:
-            self._keep(_Remembered(self._now.sequence + 1, secrets.token_hex(16), is_open=False))
+            following, mark = self._now.sequence + 1, secrets.token_hex(16)
+            self._keep(replace(self._now, sequence=following, mark=mark, is_open=False))
         return self._now.sequence, bytes.fromhex(self._now.mark)
 
     def opened(self) -> None:
         """The session that was asked for is open: the next one has another number."""
         self._keep(replace(self._now, is_open=True))
+
+    @property
+    def message(self) -> int:
+        """The last message that was shown; 0 before any."""
+        return self._now.message
+
+    def showed(self, message: int) -> None:
+        """A message was shown: it is not wanted again, whatever the disk says."""
+        now = self._now = replace(self._now, message=max(message, self._now.message))
+        self._keep(now)
 
     def _keep(self, now: _Remembered) -> None:
         durable.write(self._file, json.dumps(asdict(now)).encode() + b"\n")
@@ -44,6 +56,8 @@ def _read(file: Path) -> _Remembered:
     try:
         written = json.loads(file.read_bytes())
         bytes.fromhex(written["mark"])
-        return _Remembered(int(written["sequence"]), written["mark"], bool(written["is_open"]))
+        return _Remembered(
+            int(written["sequence"]), written["mark"], bool(written["is_open"]), int(written["message"])
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return _Remembered()

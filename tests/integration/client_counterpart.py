@@ -104,6 +104,7 @@ class Counterpart(CoordinatorServicer):
         self.refuse_with: dict[str, str] = {}
         self.hang_on = ""
         self.lose_acks = 0
+        self.messages: list[work_pb2.Message] = []
         self.lose_sessions = 0
         self.sequences: list[tuple[int, bytes]] = []
         self.lose_leases = 0
@@ -236,8 +237,15 @@ class Counterpart(CoordinatorServicer):
         if self.lose_leases and units:
             self.lose_leases -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+        new = [
+            one for one in self.messages if request.HasField("last_message") and one.id > request.last_message
+        ]
         return work_pb2.WorkResponse(
-            acks=acks, lease=self._batch(units), idle_reason="" if units else "no_work", retry_ms=50
+            messages=new,
+            acks=acks,
+            lease=self._batch(units),
+            idle_reason="" if units else "no_work",
+            retry_ms=50,
         )
 
     def _store(self, result: work_pb2.Result) -> work_pb2.Ack:
@@ -273,7 +281,9 @@ class Counterpart(CoordinatorServicer):
         self, _request: work_pb2.StandingRequest, context: Context
     ) -> work_pb2.StandingResponse:
         await self._begin("Standing", context)
-        return work_pb2.StandingResponse(user_name="ann", host_name="box", agreed=5, credit=2.5)
+        return work_pb2.StandingResponse(
+            user_name="ann", host_name="box", agreed=5, credit=2.5, messages=self.messages
+        )
 
 
 @asynccontextmanager

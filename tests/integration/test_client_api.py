@@ -231,7 +231,8 @@ async def test_a_home_of_another_coordinator_is_not_taken_over(
     assert caught.value.code == "joined_elsewhere"
 
 
-async def test_standing_is_shown_for_people_and_machines(home: Home):
+async def test_standing_is_shown_for_people_and_machines(counterpart: Counterpart, home: Home):
+    counterpart.messages = [work_pb2.Message(id=4, code="operator", text="Back at [noon].")]
     for option, expected in (("--json", '"agreed": 5'), (None, "agreed with the others")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from chorus.volunteer_commands import app; app()", "standing"),
@@ -241,3 +242,4 @@ async def test_standing_is_shown_for_people_and_machines(home: Home):
         output, _ = await process.communicate()
         assert process.returncode == 0
         assert expected in output.decode()
+        assert "Back at [noon]." in output.decode()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from protos import work_pb2
 from tests.integration.client_counterpart import (
     Counterpart,
     Model,
@@ -142,6 +143,20 @@ async def test_a_coordinator_that_does_not_know_resume_is_worked_for_all_the_sam
         assert await process.wait() == 0
     assert counterpart.acks == {"STORED": 3}
     assert counterpart.calls["Resume"] == 1
+
+
+async def test_a_message_is_shown_once_however_often_the_client_starts(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.messages = [work_pb2.Message(id=4, code="operator", text="Thanks \x1b[2J all.")]
+    shown = []
+    for _ in range(2):
+        async with client_process(home, model, "--exit-when-idle", "0.2") as process:
+            output = (await process.stdout.read()).decode()
+            assert await process.wait() == 0
+        events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        shown.append([event["text"] for event in events if event["event"] == "message"])
+    assert shown == [["Thanks  [2J all."], []]
 
 
 async def test_the_first_interrupt_finishes_what_is_held(counterpart: Counterpart, model: Model, home: Home):

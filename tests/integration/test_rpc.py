@@ -22,6 +22,7 @@ from support.engine import Engine, caption
 from coordinator.clock import now
 from coordinator.identity import Identity
 from coordinator.keys import keys_of
+from coordinator.messages import send
 from coordinator.rpc import MAX_REFS, MAX_RESULTS, MAX_WANT
 from coordinator.server import work_server
 from coordinator.settings import Settings
@@ -156,6 +157,20 @@ async def test_forgotten_leases_are_sent_again_signed_and_can_be_answered(volunt
     assert (list(response.stop), response.more) == ([strange], False)
     acks = (await volunteer.call("Work", volunteer.signed([_answer(unit) for unit in batch.units]))).acks
     assert [ack.status for ack in acks] == [work_pb2.STORED] * 2
+
+
+async def test_messages_come_with_work_to_those_who_ask_for_them(volunteer: Volunteer, engine: Engine):
+    sent = await send(engine.db, "user:ann", "Thank you.", now() + timedelta(days=1), now())
+    said: list[work_pb2.Message] = []
+    async with asyncio.timeout(20):
+        while not said:
+            request = work_pb2.WorkRequest(want=1, tier="24g", wait_ms=500, last_message=0)
+            said = list((await volunteer.call("Work", request)).messages)
+    assert [(one.id, one.code, one.text) for one in said] == [(sent, "operator", "Thank you.")]
+    seen = await volunteer.call("Work", work_pb2.WorkRequest(last_message=sent))
+    old_client = await volunteer.call("Work", work_pb2.WorkRequest())
+    standing = await volunteer.call("Standing", work_pb2.StandingRequest())
+    assert [list(seen.messages), list(old_client.messages), list(standing.messages)] == [[], [], said]
 
 
 async def test_what_a_host_signed_is_kept_and_verifies_later(volunteer: Volunteer, engine: Engine):

@@ -45,6 +45,16 @@ def test_a_disk_that_fails_lets_no_session_begin(tmp_path: Path, monkeypatch: py
     assert Memory(tmp_path / "m").next_session() == asked
 
 
+def test_a_shown_message_is_remembered_over_sessions_and_never_goes_back(tmp_path: Path):
+    memory = Memory(tmp_path / "m")
+    assert memory.message == 0
+    for message in (7, 3):
+        memory.showed(message)
+    memory.next_session()
+    memory.opened()
+    assert Memory(tmp_path / "m").message == 7
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", '{"mark": "x", "sequence": 3, "is_open": true}', '{"mark": 3}', "\0"]
 )
