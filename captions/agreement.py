@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias, assert_never
 
 from captions.background import Background
 from captions.perspective import FieldKind, Perspective, SchemaField
-from captions.words import Words, read
+from captions.words import Words, read, read_tokens
 
 # The odds that two answers describe one image, by their similarity: _LEAST + (similarity / _EVEN) ** 2.
 # Fitted to pairs of captions by real models.
@@ -70,25 +70,32 @@ class Features:
     is_open: bool
 
 
-def features(answer: Mapping[str, Any], perspective: Perspective) -> Features:
-    """Prepares an answer that `check_answer` has passed."""
-    value = _record(answer, perspective.schema_fields)
+def features(answer: Mapping[str, Any], perspective: Perspective, *, lexical: bool = False) -> Features:
+    """Prepares an answer that `check_answer` has passed.
+
+    With `lexical` texts are compared by their words alone, which is cheaper: who is red and what stands left
+    of what makes no difference.
+    """
+    value = _record(answer, perspective.schema_fields, read_tokens if lexical else read)
     return Features(value, _tokens(value, ""), _is_open(value))
 
 
-def _record(answer: Mapping[str, Any], fields: Sequence[SchemaField]) -> Value:
-    values = tuple(_field(answer[field.name], field) for field in fields if not field.is_confidence)
+_Reader = Callable[[Iterable[str]], Words]
+
+
+def _record(answer: Mapping[str, Any], fields: Sequence[SchemaField], reader: _Reader) -> Value:
+    values = tuple(_field(answer[field.name], field, reader) for field in fields if not field.is_confidence)
     return values[0] if len(values) == 1 else Record(values)
 
 
-def _field(value: _Checked, field: SchemaField) -> Value:
+def _field(value: _Checked, field: SchemaField, reader: _Reader) -> Value:
     if not field.is_list:
-        return _value(value, field)
+        return _value(value, field, reader)
     if field.kind is FieldKind.TEXT:
-        return read(value)
+        return reader(value)
     if _is_factual(field):
         return Facts(Counter(_written(item, field) for item in value))
-    return Items(tuple(_value(item, field) for item in value))
+    return Items(tuple(_value(item, field, reader) for item in value))
 
 
 def _is_factual(field: SchemaField) -> bool:
@@ -105,16 +112,16 @@ def _written(value: _Checked, field: SchemaField) -> str:
     return str(value)
 
 
-def _value(value: _Checked, field: SchemaField) -> Value:
+def _value(value: _Checked, field: SchemaField, reader: _Reader) -> Value:
     match field.kind:
         case FieldKind.TEXT:
-            return read((value,))
+            return reader((value,))
         case FieldKind.CHOICE | FieldKind.TRUTH:
             return Fact(str(value))
         case FieldKind.INTEGER | FieldKind.NUMBER:
             return Amount(float(value))
         case FieldKind.OBJECT:
-            return _record(value, field.fields)
+            return _record(value, field.fields, reader)
         case _ as never:
             assert_never(never)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from captions.perspective import (
     ANSWER_BYTES,
@@ -25,7 +25,14 @@ def encode_answer(answer: Mapping[str, Any]) -> bytes:
     return json.dumps(answer, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def decode_answer(body: bytes, perspective: Perspective) -> dict[str, Any]:
+class Decoded(NamedTuple):
+    """An answer in normal form, and whether its bytes say just that: nothing more, and in no other way."""
+
+    answer: dict[str, Any]
+    is_normal: bool
+
+
+def decode_answer(body: bytes, perspective: Perspective) -> Decoded:
     """Reads and checks bytes that a host sent; takes one JSON object, nothing around it. Raises Refused."""
     if len(body) > 2 * ANSWER_BYTES:
         raise Refused(RefusalCode.TOO_LONG, f"the answer has {len(body)} bytes")
@@ -33,7 +40,8 @@ def decode_answer(body: bytes, perspective: Perspective) -> dict[str, Any]:
         value = _DECODER.decode(body.decode())
     except (ValueError, RecursionError):
         raise Refused(RefusalCode.NOT_JSON, "the answer is not one JSON object in UTF-8") from None
-    return check_answer(value, perspective)
+    answer = check_answer(value, perspective)
+    return Decoded(answer, is_normal=repr(value) == repr(answer))  # which tells 1 from 1.0, and any order
 
 
 def parse_answer(text: str, task: Task) -> dict[str, Any]:

@@ -13,7 +13,6 @@ HORIZON = 4_096  # answers after which older ones fade, and of which the sample 
 _REFRESH = 64
 # Before anything was seen, a word is taken to be as common as this.
 _PRIOR_ANSWERS, _PRIOR_SEEN = 50.0, 5.0
-_NOWHERE: frozenset[int] = frozenset()
 
 
 class Background:
@@ -27,8 +26,8 @@ class Background:
         self._answers = 0
         self._documents: Counter[str] = Counter()
         self._sample: list[tuple[int, frozenset[str]]] = []
-        self._places: dict[str, set[int]] = {}
-        self._subject_places: dict[int, set[int]] = {}
+        self._places: dict[str, int] = {}  # a bit for each place of the sample
+        self._subject_places: dict[int, int] = {}
         self.weights = _Weights(self._documents)
 
     def __len__(self) -> int:
@@ -65,9 +64,9 @@ class Background:
 
     def _place(self, place: int) -> None:
         subject, tokens = self._sample[place]
-        self._subject_places.setdefault(subject, set()).add(place)
+        self._subject_places[subject] = self._subject_places.get(subject, 0) | 1 << place
         for token in tokens:
-            self._places.setdefault(token, set()).add(place)
+            self._places[token] = self._places.get(token, 0) | 1 << place
 
     def _displace(self, place: int) -> None:
         subject, tokens = self._sample[place]
@@ -83,26 +82,29 @@ class Background:
         """
         weight = self.weights.__getitem__
         whole = sum(map(weight, shared))
-        candidates: set[int] = set()
-        seen = 0.0
-        # Whoever holds four fifths of the weight holds one of the words that make up more than a fifth.
+        own = self._subject_places.get(subject, 0)
+        left = (1 << len(self._sample)) - 1 & ~own
+        others = left.bit_count()
+        # Whoever holds four fifths of the weight holds a word of every group that weighs more than a fifth.
+        group, holders = 0.0, 0
         for token in sorted(shared, key=weight, reverse=True):
-            candidates |= self._places.get(token, _NOWHERE)
-            seen += weight(token)
-            if seen > 0.2 * whole:
-                break
-        own = self._subject_places.get(subject, _NOWHERE)
-        others = len(self._sample) - len(own)
-        found = sum(
-            1
-            for place in candidates - own
-            if sum(map(weight, shared & self._sample[place][1])) >= 0.8 * whole
-        )
+            group += weight(token)
+            holders |= self._places.get(token, 0)
+            if group > 0.2 * whole:
+                left &= holders
+                if not left:
+                    break
+                group, holders = 0.0, 0
+        found = 0
+        while left:
+            place = left.bit_length() - 1
+            left ^= 1 << place
+            found += sum(map(weight, shared & self._sample[place][1])) >= 0.8 * whole
         return (found + 0.2) / (others + 10) if shared else 1.0
 
 
-def _remove(places: dict[_Key, set[int]], key: _Key, place: int) -> None:
-    places[key].discard(place)
+def _remove(places: dict[_Key, int], key: _Key, place: int) -> None:
+    places[key] &= ~(1 << place)
     if not places[key]:
         del places[key]
 

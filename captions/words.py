@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple, TypeVar
 
 # A word, or a mark that ends a clause; one character at a time in scripts written without spaces.
 _PIECE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’][a-z]+)?|[.,:;!?。，、；]")
@@ -64,6 +63,7 @@ _GROUPS = {
 # What a piece does in a sentence. Plain integers: comparing enum members took a third of the time of
 # reading a text.
 _SAYING, _SIDE, _THING, _FILLER, _NEGATION, _BREAK = range(6)
+Read = TypeVar("Read")
 _Piece = tuple[str, int, tuple[str, ...], int]  # word, what it does, tokens it stands for, what it says
 
 # What is said of one thing, as bits: its colours, its count, its sides.
@@ -72,12 +72,12 @@ _SIDE_BITS = {side: 1 << 24 + place for place, side in enumerate(sorted(_SIDE_WO
 _ALL_SIDES = sum(_SIDE_BITS.values())
 _MIDDLE = _SIDE_BITS["middle"]
 _FIRST_COUNT, _MOST_COUNTED = 32, 99
+_LONGEST_WORD, _VOCABULARY = 40, 32_768  # what is remembered of strangers' texts
 _MOST_MENTIONS = 16  # of one thing: all are compared with all, and the text is a stranger's
 _ASPECTS = (sum(_COLOUR_BITS.values()), _ALL_SIDES, -1 << _FIRST_COUNT)
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """A text as sets: its words, what is said of each thing, what is where, what is said to be absent."""
 
     tokens: frozenset[str]
@@ -137,24 +137,44 @@ def read(texts: Iterable[str]) -> Words:
     mentions: dict[str, list[int]] = {}
     denied: set[str] = set()
     for text in texts:
-        pieces = _pieces(text.lower())
-        tokens.update(*[piece[2] for piece in pieces])
-        _bind(pieces, mentions, denied)
+        chunks = text.lower().split()
+        tokens.update(chain.from_iterable(map(_TOKENS.__getitem__, chunks)))
+        _bind(list(chain.from_iterable(map(_PIECES.__getitem__, chunks))), mentions, denied)
     tokens.update(_bound(mentions))
-    return Words(frozenset(tokens - denied), mentions, _places(mentions), frozenset(denied))
+    tokens -= denied
+    return Words(frozenset(tokens), mentions, _places(mentions), frozenset(denied))
 
 
-def _pieces(text: str) -> list[_Piece]:
-    chunks = text.split()
-    # Only what may be a word is kept in a cache that strangers fill.
-    if max(map(len, chunks), default=0) > 40:
-        return [_lexical(piece) for piece in _PIECE.findall(text)]
-    return list(chain.from_iterable(map(_chunk, chunks)))
+def read_tokens(texts: Iterable[str]) -> Words:
+    """The words alone of such texts: nothing is bound to anything, and nothing can be contradicted."""
+    chunks = " ".join(texts).lower().split()
+    return Words(frozenset(chain.from_iterable(map(_TOKENS.__getitem__, chunks))), {}, {}, frozenset())
 
 
-@lru_cache(maxsize=32_768)
-def _chunk(chunk: str) -> tuple[_Piece, ...]:
-    return tuple(_lexical(piece) for piece in _PIECE.findall(chunk))
+class _Pieces(dict[str, tuple[_Piece, ...]]):
+    """What the pieces of each chunk between spaces are, remembered: the words of captions are few."""
+
+    def __missing__(self, chunk: str) -> tuple[_Piece, ...]:
+        return _remembered(self, chunk, tuple(map(_lexical, _PIECE.findall(chunk))))
+
+
+class _Tokens(dict[str, tuple[str, ...]]):
+    """The tokens of each chunk between spaces, remembered."""
+
+    def __missing__(self, chunk: str) -> tuple[str, ...]:
+        return _remembered(self, chunk, tuple(token for piece in _PIECES[chunk] for token in piece[2]))
+
+
+_PIECES, _TOKENS = _Pieces(), _Tokens()
+
+
+def _remembered(known: dict[str, Read], chunk: str, value: Read) -> Read:
+    """Only what may be a word is kept where strangers fill the memory, and not for ever."""
+    if len(chunk) <= _LONGEST_WORD:
+        if len(known) >= _VOCABULARY:
+            known.clear()
+        known[chunk] = value
+    return value
 
 
 def _bind(pieces: Sequence[_Piece], mentions: dict[str, list[int]], denied: set[str]) -> None:
@@ -162,8 +182,8 @@ def _bind(pieces: Sequence[_Piece], mentions: dict[str, list[int]], denied: set[
     thing, told, waiting, negated = "", False, 0, False
     for number, (word, role, _, bit) in enumerate(pieces):
         if role == _FILLER:
-            continue
-        if role == _BREAK:
+            pass
+        elif role == _BREAK:
             thing, negated = "", False
         elif role == _NEGATION:
             negated = True
@@ -204,6 +224,7 @@ def _bound(mentions: dict[str, list[int]]) -> list[str]:
         f"{thing} {one & aspect}"
         for thing, said in mentions.items()
         for one in said
+        if one
         for aspect in _ASPECTS
         if one & aspect
     ]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from captions.agreement import features
 from captions.background import Background
 from captions.perspective import Perspective, answer_schema
 from captions.task import Task
@@ -135,14 +134,14 @@ class Campaigns:
         """What other images' answers look like; filled from the database when first asked for."""
         key = (campaign_id, perspective_id)
         if key not in self._backgrounds:
-            perspective = self._tasks[key].task.perspective
+            perspective, policy = self._tasks[key].task.perspective, self._known[campaign_id].policy
             background = Background(self._rng)
 
             async def body(tx: Transaction) -> list[tuple[int, dict[str, Any]]]:
                 return await results.recent_answers(tx, campaign_id, perspective_id, BACKGROUND_ANSWERS)
 
             for content_id, answer in await self._db.transaction("background", body):
-                background.add(content_id, features(answer, perspective).tokens)
+                background.add(content_id, policy.features(answer, perspective).tokens)
             self._backgrounds.setdefault(key, background)
         return self._backgrounds[key]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from captions.agreement import Features, features
 from captions.consensus import Quorum
 from captions.perspective import Perspective
 from coordinator.errors import OperatorError
@@ -27,6 +28,7 @@ class Policy(BaseModel):
     replication: Annotated[int, Field(ge=1, le=8)] = 2
     max_voices: Annotated[int, Field(ge=1, le=MOST_VOICES)] = 3
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    cross_check: Literal["default", "lexical"] = "default"
     spot_check: Annotated[float, Field(ge=0, le=1)] = 0.1
     lease_s: Annotated[int, Field(ge=5, le=7 * 86_400)] = 900
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
@@ -45,6 +47,10 @@ class Policy(BaseModel):
     def takes_license(self, license_: str | None) -> bool:
         """Whether an image under this licence may be captioned; a campaign that names none takes any."""
         return not self.licenses or license_ in self.licenses
+
+    def features(self, answer: Mapping[str, Any], perspective: Perspective) -> Features:
+        """A checked answer, prepared for the campaign's cross-check."""
+        return features(answer, perspective, lexical=self.cross_check == "lexical")
 
     @property
     def sole_weight(self) -> float:

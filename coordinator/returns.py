@@ -4,18 +4,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, assert_never
+from typing import NamedTuple, assert_never
 
-from captions.agreement import Features, features
-from captions.answer import decode_answer, encode_answer
-from captions.background import Background
+from captions.agreement import Features
 from captions.consensus import Voice
-from captions.perspective import Perspective, Refused
 from coordinator import validation
 from coordinator.campaigns import Campaigns
 from coordinator.combining import Combiner
 from coordinator.evidence import LOUDEST
 from coordinator.facts import UnitFacts
+from coordinator.hearing import Hearing, Reading, Readings
 from coordinator.identity import Caller
 from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receive
 from coordinator.settlement import (
@@ -41,13 +39,11 @@ from store.situation import lock_and_read
 from store.units import LockedUnit
 
 LANES = 3  # return transactions at once, per process
-CAPACITY = 256  # results that share one transaction
+CAPACITY = 512  # results that share one transaction
 IDS_AT_ONCE = 500
-REMEMBERED = 4096  # answers whose features are kept for when the next voice comes
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnedAnswer:
+class ReturnedAnswer(NamedTuple):
     """An answer as it came; `hash` is `protos.signing.result` of it."""
 
     key: Key
@@ -59,8 +55,7 @@ class ReturnedAnswer:
     elapsed_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnedFailure:
+class ReturnedFailure(NamedTuple):
     """A host's word that it cannot answer, and why."""
 
     key: Key
@@ -78,8 +73,7 @@ class SignedBatch:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """What became of one returned result; `reason` has words where it was not stored."""
 
     key: Key
@@ -98,22 +92,6 @@ class _Return:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """An answer as read before the transaction, with what judging it needs."""
-
-    perspective: Perspective
-    content_id: int
-    background: Background
-    content: dict[str, Any] | None
-    features: Features | None
-    fault: str
-
-
-Readings = Mapping[tuple[Key, bytes], _Reading]
-"""By unit and the hash of the result."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Situation:
     """All that the database knows of the returned units, read under their locks."""
 
@@ -125,17 +103,18 @@ class _Situation:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What the returns of one transaction will write; `alone` has the answers that may settle alone."""
+    """What the returns of one transaction will write.
+
+    `alone` are the answers that may settle alone, `settled` those whose units are settled.
+    """
 
     acks: list[list[Acknowledged]] = field(default_factory=list)
     batches: list[NewReturn] = field(default_factory=list)
     rows: defaultdict[Key, list[NewResult]] = field(default_factory=lambda: defaultdict(list))
     ended: list[EndedLease] = field(default_factory=list)
     alone: set[bytes] = field(default_factory=set)
-
-    def stored(self) -> list[NewResult]:
-        """Every answer that is kept."""
-        return [row for rows in self.rows.values() for row in rows]
+    stored: int = 0
+    settled: list[bytes] = field(default_factory=list)
 
 
 class Returns:
@@ -152,10 +131,9 @@ class Returns:
         self._db = db
         self._campaigns = campaigns
         self._trust = trust
-        self._facts = facts
         self._clock = clock
         self._ids: list[int] = []
-        self._heard: dict[bytes, Features] = {}
+        self._hearing = Hearing(campaigns, facts)
         self._combined = Combiner("return", self._together, lanes=LANES, capacity=CAPACITY)
 
     async def __call__(
@@ -172,7 +150,8 @@ class Returns:
         return await self._combined(_Return(caller, items, batch, self._ids.pop()), len(items))
 
     async def _together(self, returns: Sequence[_Return]) -> list[list[Acknowledged]]:
-        readings = await self._read(returns)
+        answers = [item for one in returns for item in one.items if isinstance(item, ReturnedAnswer)]
+        readings = await self._hearing.read([answer[:3] for answer in answers])
         keys = sorted({item.key for one in returns for item in one.items})
         now = self._clock()
 
@@ -184,6 +163,7 @@ class Returns:
                 by_unit(rows.past),
                 by_unit(rows.voices),
             )
+            await self._hearing.recall(tx, situation.units, situation.voices)
             outcome = _Outcome()
             for one in returns:
                 _decide(one, readings, situation, outcome)
@@ -192,32 +172,9 @@ class Returns:
             return outcome
 
         outcome = await self._db.transaction("return", body, pipelined=True)
-        self._remember(outcome, readings)
+        self._hearing.keep(readings[key, row.hash] for key, rows in outcome.rows.items() for row in rows)
+        self._hearing.forget(outcome.settled)
         return outcome.acks
-
-    async def _read(self, returns: Sequence[_Return]) -> Readings:
-        """Reads answers against their tasks, before any lock is held."""
-        answers = [item for one in returns for item in one.items if isinstance(item, ReturnedAnswer)]
-        facts = await self._facts.of([answer.key for answer in answers])
-        readings: dict[tuple[Key, bytes], _Reading] = {}
-        for answer in answers:
-            if answer.key not in facts:
-                continue
-            perspective_id, content_id = facts[answer.key]
-            campaign = await self._campaigns.find(answer.key[0])
-            if campaign is None:
-                continue
-            perspective = campaign.tasks[perspective_id].task.perspective
-            background = await self._campaigns.background(campaign.id, perspective_id)
-            content, words, fault = None, None, ""
-            try:
-                content = decode_answer(answer.body, perspective)
-                words = features(content, perspective)
-            except Refused as refused:
-                fault = f"{refused.code}: {refused.detail}"
-            reading = _Reading(perspective, content_id, background, content, words, fault)
-            readings[answer.key, answer.hash] = reading
-        return readings
 
     async def _write(
         self,
@@ -227,7 +184,7 @@ class Returns:
         readings: Readings,
         now: datetime,
     ) -> None:
-        stored = outcome.stored()
+        stored = [row for rows in outcome.rows.values() for row in rows]
         await results.add(tx, outcome.batches, stored, now)
         await shelves.guard_users(tx, {row.user_id for row in stored if row.leased_at is None})
         await leases.answered(tx, [(row.campaign_id, row.unit_id, row.user_id) for row in stored])
@@ -242,6 +199,7 @@ class Returns:
             match self._judge(unit, rows, readings, voices, outcome.alone):
                 case Settled() as settled:
                     ends.append((unit, settled))
+                    outcome.settled += [voice.hash for voice in voices] + [row.hash for row in rows]
                 case MoreWanted(count):
                     answered = frozenset([voice.lane for voice in voices] + [row.lane for row in rows])
                     replication = self._campaigns.need(key[0]).policy.replication
@@ -261,7 +219,7 @@ class Returns:
     ) -> Settled | MoreWanted:
         reading = readings[(unit.campaign_id, unit.id), rows[0].hash]
         heard: list[tuple[VoiceRow | NewResult, Features]] = [
-            (voice, self._hear(voice, reading.perspective)) for voice in earlier if not voice.late
+            (voice, self._hearing[voice.hash]) for voice in earlier if not voice.late
         ]
         for row in rows:
             words = readings[(unit.campaign_id, unit.id), row.hash].features
@@ -274,9 +232,6 @@ class Returns:
             voices.append(Voice(said.user_id, words, weight if is_alone else min(weight, LOUDEST)))
         quorum = self._campaigns.need(unit.campaign_id).policy.quorum_beyond(unit.extra_voices)
         return validation.judge(voices, unit.content_id, reading.background, quorum)
-
-    def _hear(self, voice: VoiceRow, perspective: Perspective) -> Features:
-        return self._heard.get(voice.hash) or features(voice.answer, perspective)
 
     def _stragglers(
         self, unit: LockedUnit, rows: Sequence[NewResult], readings: Readings, voices: Sequence[VoiceRow]
@@ -293,7 +248,7 @@ class Returns:
             if reading.features is not None:
                 agrees = validation.agrees_with_canonical(
                     reading.features,
-                    self._hear(canonical, reading.perspective),
+                    self._hearing[canonical.hash],
                     unit.content_id,
                     reading.background,
                     campaign.policy.quorum,
@@ -303,36 +258,27 @@ class Returns:
                 entries.append(Entry(unit.campaign_id, unit.id, *whose, *judged))
         return entries
 
-    def _remember(self, outcome: _Outcome, readings: Readings) -> None:
-        """Feeds the backgrounds, and keeps the features of answers whose units wait for another voice."""
-        for key, rows in outcome.rows.items():
-            for row in rows:
-                reading = readings[key, row.hash]
-                if reading.features is not None:
-                    reading.background.add(reading.content_id, reading.features.tokens)
-                    self._heard[row.hash] = reading.features
-        while len(self._heard) > REMEMBERED:
-            del self._heard[next(iter(self._heard))]
-
 
 def _decide(one: _Return, readings: Readings, situation: _Situation, outcome: _Outcome) -> None:
     """What becomes of each item of a call; an item that is there twice gets the same word twice."""
-    seen: dict[Returned, Acknowledged] = {}
+    seen: dict[tuple[Key, bytes | str], Acknowledged] = {}
     acks = []
-    kept = len(outcome.stored())
+    kept = outcome.stored
     for item in one.items:
-        if item not in seen:
+        said = item[:2]
+        if said not in seen:
             match item:
                 case ReturnedAnswer():
-                    reading = readings.get((item.key, item.hash))
-                    seen[item] = _decide_answer(one, item, reading, situation, outcome)
+                    seen[said] = _decide_answer(
+                        one, item, readings.get((item.key, item.hash)), situation, outcome
+                    )
                 case ReturnedFailure():
-                    seen[item] = _decide_failure(one, item, situation, outcome)
+                    seen[said] = _decide_failure(one, item, situation, outcome)
                 case _:
                     assert_never(item)
-        acks.append(seen[item])
+        acks.append(seen[said])
     outcome.acks.append(acks)
-    if len(outcome.stored()) > kept:
+    if outcome.stored > kept:
         batch = NewReturn(one.id, one.caller.host_id, one.batch.hashes, one.batch.signature)
         outcome.batches.append(batch)
 
@@ -353,7 +299,7 @@ async def _recall(tx: Transaction, returns: Sequence[_Return], outcome: _Outcome
 
 
 def _decide_answer(
-    one: _Return, item: ReturnedAnswer, reading: _Reading | None, situation: _Situation, outcome: _Outcome
+    one: _Return, item: ReturnedAnswer, reading: Reading | None, situation: _Situation, outcome: _Outcome
 ) -> Acknowledged:
     caller, key = one.caller, item.key
     unit = situation.units.get(key)
@@ -365,7 +311,7 @@ def _decide_answer(
     receipt = receive(Claim(state, held is not None, bool(before), earlier), item.hash)
     if receipt not in {Receipt.COUNTED, Receipt.LATE}:
         return Acknowledged(key, receipt, _WORDS.get(receipt, ""))
-    if reading is None or reading.content is None:
+    if reading is None or reading.features is None:
         fault = "unread" if reading is None else reading.fault
         if held is not None:
             outcome.ended.append(EndedLease(held, LeaseEnding.FAILED, fault))
@@ -378,7 +324,7 @@ def _decide_answer(
         host_id=caller.host_id,
         hash=item.hash,
         body=item.body,
-        answer=None if encode_answer(reading.content) == item.body else reading.content,
+        answer=reading.stored,
         model=item.model,
         endpoint=item.endpoint,
         seed=item.seed,
@@ -388,6 +334,7 @@ def _decide_answer(
         return_id=one.id,
     )
     outcome.rows[key].append(row)
+    outcome.stored += 1
     if held is not None and held.alone:
         outcome.alone.add(item.hash)
     return Acknowledged(key, receipt)

@@ -30,6 +30,7 @@ RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 log = structlog.get_logger("database")
 
 RawConnection = psycopg.AsyncConnection[Any]
+RawCursor = psycopg.AsyncCursor[Any]
 T = TypeVar("T")
 Named = TypeVar("Named", bound=NamedTuple)
 
@@ -148,9 +149,16 @@ class Database:
         await self.engine.dispose()
 
 
-def rows_of(kind: type[Named]) -> Callable[[Any], Callable[[Sequence[Any]], Named]]:
+def rows_of(kind: type[Named]) -> Callable[[RawCursor], Callable[[Sequence[Any]], Named]]:
     """A row factory for named tuples, by position: a third of the time that dataclasses by name take."""
-    return lambda _cursor: kind._make
+
+    def factory(cursor: RawCursor) -> Callable[[Sequence[Any]], Named]:
+        columns = tuple(column.name for column in cursor.description or ())
+        if columns and columns != kind._fields:
+            raise AssertionError(f"{kind.__name__} has fields {kind._fields}, the statement gives {columns}")
+        return kind._make
+
+    return factory
 
 
 def _measure(name: str, seconds: float) -> None:

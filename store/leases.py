@@ -7,9 +7,9 @@ its place in the table.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
-from psycopg.rows import class_row
 
 from store.database import Transaction, rows_of
 from store.schema import metadata, one_of
@@ -54,8 +54,7 @@ past_leases = sa.Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """A live lease."""
 
     campaign_id: int
@@ -79,8 +78,7 @@ class Ending:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class PastLease:
+class PastLease(NamedTuple):
     """A lease that ended without a result."""
 
     campaign_id: int
@@ -94,7 +92,7 @@ class PastLease:
 
 async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lease]:
     """Every live lease on these units."""
-    cursor = tx.raw.cursor(row_factory=class_row(Lease))
+    cursor = tx.raw.cursor(row_factory=rows_of(Lease))
     await cursor.execute(OF_UNITS, _columns(keys))
     return await cursor.fetchall()
 
@@ -262,7 +260,7 @@ ORDER BY u.campaign_id, u.perspective_id, u.id
 
 async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLease]:
     """How earlier leases on these units ended without a result, oldest first."""
-    cursor = tx.raw.cursor(row_factory=class_row(PastLease))
+    cursor = tx.raw.cursor(row_factory=rows_of(PastLease))
     await cursor.execute(PAST, _columns(keys))
     return await cursor.fetchall()
 

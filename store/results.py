@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.database import Transaction
+from store.database import Transaction, rows_of
 from store.schema import metadata
 
 returns = sa.Table(
@@ -50,8 +49,7 @@ results = sa.Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NewResult:
+class NewResult(NamedTuple):
     """One answer about to be stored; `return_id` is that of its batch."""
 
     campaign_id: int
@@ -81,9 +79,8 @@ class NewReturn:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class VoiceRow:
-    """What the cross-check needs of a stored result."""
+class VoiceRow(NamedTuple):
+    """A stored result, without its answer."""
 
     campaign_id: int
     unit_id: int
@@ -91,7 +88,6 @@ class VoiceRow:
     host_id: int
     lane: int
     hash: bytes
-    answer: dict[str, Any]
     model: str
     late: bool
 
@@ -110,8 +106,8 @@ async def add(
         return
     kept = {name: [getattr(batch, name) for batch in batches] for name in NewReturn.__slots__}
     await tx.raw.execute(ADD_RETURNS, {**kept, "now": now})
-    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in NewResult.__slots__}
-    columns["answer"] = [None if row.answer is None else Jsonb(row.answer) for row in rows]
+    columns: dict[str, Any] = dict(zip(NewResult._fields, map(list, zip(*rows, strict=True)), strict=True))
+    columns["answer"] = [None if answer is None else Jsonb(answer) for answer in columns["answer"]]
     await tx.raw.execute(ADD, {**columns, "now": now})
 
 
@@ -134,20 +130,41 @@ FROM unnest(%(campaign_id)b::int[], %(unit_id)b::bigint[], %(user_id)b::bigint[]
 
 async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[VoiceRow]:
     """Every result of these units, in the order in which they came."""
-    cursor = tx.raw.cursor(row_factory=class_row(VoiceRow))
+    cursor = tx.raw.cursor(row_factory=rows_of(VoiceRow))
     columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
     await cursor.execute(OF_UNITS, columns)
     return await cursor.fetchall()
 
 
 OF_UNITS = """
-SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, r.lane, r.hash,
-       COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb) AS answer, r.model, r.late
+SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, r.lane, r.hash, r.model, r.late
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
 CROSS JOIN LATERAL (
     SELECT * FROM results WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id OFFSET 0
 ) AS r
 ORDER BY r.campaign_id, r.unit_id, r.returned_at, r.user_id
+"""
+
+
+async def answers(tx: Transaction, voices: Sequence[VoiceRow]) -> dict[bytes, dict[str, Any]]:
+    """The answers of these results, by hash."""
+    columns = {
+        "campaigns": [voice.campaign_id for voice in voices],
+        "units": [voice.unit_id for voice in voices],
+        "users": [voice.user_id for voice in voices],
+    }
+    found = await tx.raw.execute(ANSWERS, columns)
+    return dict(await found.fetchall())
+
+
+ANSWERS = """
+SELECT r.hash, COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb)
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[], %(users)b::bigint[])
+    AS w (campaign_id, unit_id, user_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM results WHERE campaign_id = w.campaign_id AND unit_id = w.unit_id AND user_id = w.user_id
+    OFFSET 0
+) AS r
 """
 
 

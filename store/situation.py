@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg.rows import class_row
-
 from store import leases, results, units
-from store.database import Transaction
+from store.database import Transaction, rows_of
 from store.leases import Lease, PastLease
 from store.results import VoiceRow
 from store.units import LockedUnit
@@ -28,10 +26,10 @@ async def lock_and_read(tx: Transaction, keys: Sequence[tuple[int, int]]) -> Sit
     The statements travel together, yet each sees all that was committed before the lock was had.
     """
     columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
-    locked = tx.raw.cursor(row_factory=class_row(LockedUnit))
-    live = tx.raw.cursor(row_factory=class_row(Lease))
-    past = tx.raw.cursor(row_factory=class_row(PastLease))
-    voices = tx.raw.cursor(row_factory=class_row(VoiceRow))
+    locked = tx.raw.cursor(row_factory=rows_of(LockedUnit))
+    live = tx.raw.cursor(row_factory=rows_of(Lease))
+    past = tx.raw.cursor(row_factory=rows_of(PastLease))
+    voices = tx.raw.cursor(row_factory=rows_of(VoiceRow))
     await locked.execute(units.LOCK, columns)
     await live.execute(leases.OF_UNITS, columns)
     await past.execute(leases.PAST, columns)

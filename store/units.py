@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.database import Transaction
+from store.database import Transaction, rows_of
 from store.schema import metadata, one_of
 
 KINDS = ("caption", "synthesis", "revision", "validate", "embed")
@@ -82,8 +81,7 @@ class NewUnit:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class LockedUnit:
+class LockedUnit(NamedTuple):
     """A unit whose row this transaction has locked."""
 
     campaign_id: int
@@ -148,7 +146,7 @@ SELECT id FROM born
 
 async def lock(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[LockedUnit]:
     """Locks units in id order, so that two returns over the same units wait and never deadlock."""
-    cursor = tx.raw.cursor(row_factory=class_row(LockedUnit))
+    cursor = tx.raw.cursor(row_factory=rows_of(LockedUnit))
     await cursor.execute(LOCK, _columns(keys))
     return await cursor.fetchall()
 

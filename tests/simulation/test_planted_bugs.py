@@ -97,7 +97,7 @@ async def test_the_simulation_sees_replicas_of_closed_units(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "SETTLE", cut(units.SETTLE, "AND r.unit_id = c.id", "AND false"))
-    monkeypatch.setattr(shelves, "CANDIDATES", cut(shelves.CANDIDATES, "u.state,", "'open',"))
+    monkeypatch.setattr(shelves, "CANDIDATES", cut(shelves.CANDIDATES, "u.state,", "'open' AS state,"))
     await seen(db, "a_closed_unit_is_not_handed_out")
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captions.agreement import answer_agreement, features, text_agreement
+from captions.agreement import agreement_odds, answer_agreement, features, text_agreement
 from captions.background import Background
 from captions.perspective import Perspective, check_answer
-from captions.words import _chunk, read
+from captions.words import _PIECES, _TOKENS, _VOCABULARY, read
 
 FLICKR = Path(__file__).parents[3] / "shared" / "data" / "flickr8k"
 
@@ -121,10 +121,24 @@ def test_a_hostile_text_costs_no_more_than_a_long_one():
 
 
 def test_strangers_cannot_fill_the_memory_of_words():
-    kept = _chunk.cache_info().currsize
+    kept = len(_PIECES), len(_TOKENS)
     for number in range(50):
         read((f"{number}" * 100,))
-    assert _chunk.cache_info().currsize == kept
+    assert (len(_PIECES), len(_TOKENS)) == kept
+    for number in range(0, 2 * _VOCABULARY, 1000):
+        read((" ".join(f"word{n}" for n in range(number, number + 1000)),))
+        assert max(len(_PIECES), len(_TOKENS)) <= _VOCABULARY
+
+
+def test_a_lexical_reading_compares_words_and_nothing_else():
+    apart = "a red dog left of a blue cat", "a blue dog right of a red cat"
+    asked = perspective({"name": "caption", "type": "str"})
+    plain, lexical = (
+        [features({"caption": text}, asked, lexical=words_alone) for text in apart]
+        for words_alone in (False, True)
+    )
+    background = Background(Random(1))
+    assert agreement_odds(*plain, background) < 1 < agreement_odds(*lexical, background)
 
 
 def test_what_is_said_of_which_thing_matters():

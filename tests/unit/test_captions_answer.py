@@ -104,20 +104,20 @@ def test_no_text_crashes_the_parser(text: str):
         with suppress(Refused):
             answer = parse_answer(text, asked)
         if answer is not None:
-            assert decode_answer(encode_answer(answer), asked.perspective) == answer
+            assert decode_answer(encode_answer(answer), asked.perspective) == (answer, True)
 
 
 @given(st.binary(max_size=300) | wrapped.map(lambda text: text.encode(errors="replace")))
 def test_no_bytes_of_a_host_crash_the_reader(body: bytes):
     answer = None
     with suppress(Refused):
-        answer = decode_answer(body, TWO.perspective)
+        answer, _ = decode_answer(body, TWO.perspective)
     if answer is not None:
         assert check_answer(answer, TWO.perspective) == answer
 
 
 def test_a_host_sends_one_object_and_nothing_around_it():
-    assert decode_answer(encode_answer(DOG), CAPTION.perspective) == DOG
+    assert decode_answer(encode_answer(DOG), CAPTION.perspective) == (DOG, True)
     for body in (b'Sure: {"caption": "A dog."}', b"A dog.", b"\xff", b"[" * 40_000):
         with pytest.raises(Refused, match="not_json"):
             decode_answer(body, CAPTION.perspective)

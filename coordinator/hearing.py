@@ -1,0 +1,105 @@
+"""Answers as the cross-check hears them: read against their tasks, and remembered for the next voice."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from captions.agreement import Features
+from captions.answer import decode_answer
+from captions.background import Background
+from captions.perspective import Refused
+from coordinator.campaigns import Campaigns
+from coordinator.facts import UnitFacts
+from coordinator.lifecycle import UnitState
+from coordinator.settlement import Key
+from store import results
+from store.database import Transaction
+from store.results import VoiceRow
+from store.units import LockedUnit
+
+REMEMBERED = 8192  # answers whose units want another voice, some kB each
+
+
+class Reading(NamedTuple):
+    """An answer as read before the transaction, with what judging it needs.
+
+    Without `features` it is invalid, for the reason in `fault`. `stored` is what is kept of it beside its
+    body: its content, where the body does not say just that.
+    """
+
+    hash: bytes
+    content_id: int
+    background: Background
+    features: Features | None
+    stored: dict[str, Any] | None
+    fault: str
+
+
+Readings = Mapping[tuple[Key, bytes], Reading]
+"""By unit and the hash of the result."""
+
+
+class Hearing:
+    """The features of answers by the hash of their result; bounded."""
+
+    def __init__(self, campaigns: Campaigns, facts: UnitFacts) -> None:
+        self._campaigns = campaigns
+        self._facts = facts
+        self._heard: dict[bytes, Features] = {}
+
+    def __getitem__(self, digest: bytes) -> Features:
+        """An answer that was kept, or recalled in this transaction."""
+        return self._heard[digest]
+
+    async def read(self, answers: Sequence[tuple[Key, bytes, bytes]]) -> Readings:
+        """Reads answers (unit, hash, body) against their tasks, before any lock is held."""
+        facts = await self._facts.of([key for key, _, _ in answers])
+        readings: dict[tuple[Key, bytes], Reading] = {}
+        for key, digest, body in answers:
+            campaign = await self._campaigns.find(key[0]) if key in facts else None
+            if campaign is None:
+                continue
+            perspective_id, content_id = facts[key]
+            perspective = campaign.tasks[perspective_id].task.perspective
+            background = await self._campaigns.background(campaign.id, perspective_id)
+            words, stored, fault = None, None, ""
+            try:
+                content, is_normal = decode_answer(body, perspective)
+                words = campaign.policy.features(content, perspective)
+                stored = None if is_normal else content
+            except Refused as refused:
+                fault = f"{refused.code}: {refused.detail}"
+            readings[key, digest] = Reading(digest, content_id, background, words, stored, fault)
+        return readings
+
+    async def recall(
+        self, tx: Transaction, units: Mapping[Key, LockedUnit], voices: Mapping[Key, Sequence[VoiceRow]]
+    ) -> None:
+        """Makes sure that every stored voice which may be compared was heard here, or is now."""
+        unheard = {
+            voice.hash: voice
+            for key, unit in units.items()
+            for voice in voices[key]
+            if voice.hash not in self._heard
+            and (unit.state == UnitState.OPEN or voice.user_id == unit.canonical_user_id)
+        }
+        if not unheard:
+            return
+        for digest, answer in (await results.answers(tx, list(unheard.values()))).items():
+            unit = units[unheard[digest].campaign_id, unheard[digest].unit_id]
+            campaign = self._campaigns.need(unit.campaign_id)
+            perspective = campaign.tasks[unit.perspective_id].task.perspective
+            self._heard[digest] = campaign.policy.features(answer, perspective)
+
+    def keep(self, readings: Iterable[Reading]) -> None:
+        """Feeds stored answers to their backgrounds, and remembers them for when the next voice comes."""
+        for reading in readings:
+            if reading.features is not None:
+                reading.background.add(reading.content_id, reading.features.tokens)
+                self._heard[reading.hash] = reading.features
+        while len(self._heard) > REMEMBERED:
+            del self._heard[next(iter(self._heard))]
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Lets answers go whose units want no other voice."""
+        for digest in digests:
+            self._heard.pop(digest, None)
