@@ -16,7 +16,7 @@ from coordinator.keys import Keys
 from coordinator.objects import Objects
 from coordinator.sources import SkippedFiles, Source, SourceFault, read_sources
 from coordinator.submission import Subject, submit
-from store import contents
+from store import batches, contents
 from store.contents import NewContent, StoredContent
 from store.database import Database, Transaction
 
@@ -34,14 +34,26 @@ class Refusal:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """Where new units go: into the batch of that name, or one that is made, named by the day if unnamed."""
+
+    name: str | None = None
+    priority: int = 0
+
+
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did so far. `known` counts images that were in the database already."""
+    """What an import did so far.
+
+    `known` counts images that were in the database already; `batch` is named once a unit was born.
+    """
 
     images: int = 0
     known: int = 0
     near_duplicates: int = 0
     units: int = 0
+    batch: str | None = None
     skipped_files: int = 0
     refused: list[Refusal] = field(default_factory=list)
 
@@ -71,9 +83,11 @@ class Importer:
         fetcher: Fetcher,
         rng: random.Random,
         clock: Callable[[], datetime],
+        batch: NewBatch | None = None,
     ) -> None:
         self._db = db
         self._campaign = campaign
+        self._batch = batch or NewBatch()
         self._objects = objects
         self._keys = keys
         self._fetcher = fetcher
@@ -158,19 +172,24 @@ class Importer:
         detail = f"{license_ or 'no licence'}; the campaign does not take it"
         return Refusal(source.name, "license_not_taken", detail)
 
-    async def _store(self, batch: Sequence[_Read], set_id: int, report: ImportReport) -> None:
+    async def _store(self, reads: Sequence[_Read], set_id: int, report: ImportReport) -> None:
         now = self._clock()
 
-        async def body(tx: Transaction) -> tuple[list[StoredContent], int]:
-            stored = [await self._store_one(tx, read, now) for read in batch]
+        async def body(tx: Transaction) -> tuple[list[StoredContent], int, str | None]:
+            stored = [await self._store_one(tx, read, now) for read in reads]
             await contents.add_to_set(tx, set_id, sorted({content.id for content in stored}))
             subjects = {c.id: Subject(c.id, c.derivative_hash) for c in stored}
-            born = await submit(
-                tx, self._campaign, list(subjects.values()), self._keys.signing, self._rng, now
-            )
-            return stored, born
+            name = report.batch or self._batch.name
+            batch = await batches.hold(tx, self._campaign.id, name) if name else None
+            priority = self._batch.priority if batch is None else batch.priority
+            campaign, key = self._campaign, self._keys.signing
+            done = await submit(tx, campaign, list(subjects.values()), key, self._rng, now, priority)
+            if done.born:
+                batch = batch or await batches.make(tx, campaign.id, name, priority, now)
+                await batches.add_ranges(tx, batch, runs(done.ids))
+            return stored, done.born, None if batch is None else batch.name
 
-        stored, born = await self._db.transaction("import", body)
+        stored, born, report.batch = await self._db.transaction("import", body)
         new = [content for content in stored if content.new]
         report.images += len(new)
         report.known += len(stored) - len(new)
@@ -203,6 +222,17 @@ class Importer:
             meta=source.meta,
         )
         return await contents.add(tx, content, twin, SET_BY, now)
+
+
+def runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending ids as ranges, both ends included."""
+    ranges: list[tuple[int, int]] = []
+    for one in ids:
+        if ranges and ranges[-1][1] == one - 1:
+            ranges[-1] = (ranges[-1][0], one)
+        else:
+            ranges.append((one, one))
+    return ranges
 
 
 async def _finished(

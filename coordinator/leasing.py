@@ -76,7 +76,7 @@ class Leasing:
         self._facts = facts
         self._trust = trust
         self._clock = clock
-        self._spent: dict[tuple[int, Row], tuple[int, datetime]] = {}
+        self._spent: dict[tuple[int, Row], tuple[int, int, datetime]] = {}
         self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY)
 
     async def look_at_shelves(self) -> None:
@@ -166,15 +166,17 @@ class Leasing:
         """Where to begin: not in blocks that hold nothing for the user, as was seen lately."""
         block, start = self._scheduler.start(shelf)
         if len(users) == 1:
-            after, noted = self._spent.get((users[0], _row(shelf)), (0, now))
-            if after > block and now - noted < SPENT:
+            first, after, noted = self._spent.get((users[0], _row(shelf)), (block, block, now))
+            if first <= block < after and now - noted < SPENT:
                 return after, 0
         return block, start
 
     def _note_spent(self, user_id: int, shelf: Shelf, block: int, now: datetime) -> None:
         if len(self._spent) >= REMEMBERED:
             self._spent.clear()
-        self._spent[user_id, _row(shelf)] = (block + 1, now)
+        first, after, _ = self._spent.get((user_id, _row(shelf)), (block, block, now))
+        begins = first if first <= block <= after else block
+        self._spent[user_id, _row(shelf)] = (begins, block + 1, now)
 
     async def _take(
         self, tx: Transaction, hands: Sequence[_Hand], seen: Mapping[str, Candidate], now: datetime

@@ -1,18 +1,20 @@
-"""What operators do to many units at once: cancel, reopen; in short steps, while volunteers work.
+"""What operators do to many units at once: cancel, reopen, prioritise; in short steps, while volunteers work.
 
 Every step is one transaction that locks its units first, in id order, and looks at them again; so that
 a command that is run twice, by two people at once, or that ends half-way does no harm: run it again.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coordinator.campaigns import Campaigns, refuse_cancelled
 from coordinator.lifecycle import LeaseEnding, UnitMove, UnitState, states_before
+from coordinator.priority import moved, priority_of
 from coordinator.settlement import LANES, EndedLease, Key, by_unit, give_back, replica, settle
 from coordinator.validation import Settled
-from store import campaigns, leases, rounds, selections, shelves, units
+from store import batches, campaigns, leases, rounds, selections, shelves, units
+from store.batches import Batch
 from store.database import Database, Transaction
 from store.rounds import Kept
 from store.selections import Selection
@@ -116,6 +118,32 @@ class Operations:
             taken[lease.campaign_id, lease.unit_id].add(lease.lane)
         return taken
 
+    async def prioritise(self, selection: Selection, priority: int, told: Told = lambda _: None) -> int:
+        """Gives the selected units that are open another priority; gives how many have it now."""
+
+        async def step(keys: Sequence[Key]) -> int:
+            return await self._db.transaction("prioritise", lambda tx: _prioritise(tx, keys, priority))
+
+        opened = replace(selection, states=selection.states & {UnitState.OPEN})
+        return await self._each(opened, step, told)
+
+    async def prioritise_batches(
+        self, campaign_id: int, chosen: Sequence[Batch], priority: int, told: Told = lambda _: None
+    ) -> int:
+        """Gives batches another priority: what is open in them, and what is yet imported into them."""
+        ids = [batch.id for batch in chosen]
+        await self._db.transaction("batches", lambda tx: batches.set_priority(tx, ids, priority))
+        selection = await self.of_batches(campaign_id, chosen)
+        return await self.prioritise(selection, priority, told)
+
+    async def of_batches(self, campaign_id: int, chosen: Sequence[Batch]) -> Selection:
+        """Everything in these batches."""
+
+        async def body(tx: Transaction) -> list[tuple[int, int]]:
+            return [one for batch in chosen for one in await batches.ranges(tx, batch.id)]
+
+        return Selection(campaign_id, frozenset(UnitState), await self._db.transaction("ranges", body))
+
     async def cancel_campaign(self, campaign_id: int, words: str, told: Told = lambda _: None) -> int:
         """Ends a campaign: no more of it is handed out or imported, and what is open is cancelled."""
         await self._set_state(campaign_id, "cancelled")
@@ -149,8 +177,15 @@ class Operations:
 
 def _movable(selection: Selection, move: UnitMove) -> Selection:
     """The part of a selection that can make this move."""
-    states = selection.states & states_before(move)
-    return Selection(selection.campaign_id, frozenset(states), selection.ranges, selection.reason)
+    return replace(selection, states=selection.states & states_before(move))
+
+
+async def _prioritise(tx: Transaction, keys: Sequence[Key], priority: int) -> int:
+    chosen = [unit for unit in await units.lock(tx, keys) if unit.state == UnitState.OPEN]
+    moving = [(unit, moved(unit.block, priority)) for unit in chosen if priority_of(unit.block) != priority]
+    await units.set_blocks(tx, [(unit.campaign_id, unit.id, block) for unit, block in moving])
+    await shelves.move(tx, [(replica(unit, 0), block) for unit, block in moving])
+    return len(chosen)
 
 
 def _replicas(unit: LockedUnit, replication: int, kept: Sequence[Kept], taken: set[int]) -> list[Replica]:

@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
+from coordinator.priority import priority_of
 from protos.tier import Tier
 from store.shelves import SHUFFLE_RANGE, Shelf
 
@@ -40,12 +41,14 @@ class Scheduler:
     def order(self, tier: Tier, able: Collection[tuple[int, int]]) -> list[Shelf]:
         """Shelves that a host of `tier` can serve, best first; `able` holds (campaign, perspective) ids.
 
-        The campaign that was served least comes first; then the largest tier, so that small work is left
-        to small hosts; then the highest lane, so that units which were begun end.
+        The highest priority comes first; then the campaign that was served least; then the largest tier, so
+        that small work is left to small hosts; then the highest lane, so that units which were begun end.
         """
         fit = [s for s in self._shelves if s.tier <= tier and (s.campaign_id, s.perspective_id) in able]
         self._rng.shuffle(fit)
-        return sorted(fit, key=lambda s: (self._served[s.campaign_id], -s.tier, -s.lane))
+        return sorted(
+            fit, key=lambda s: (-priority_of(s.block), self._served[s.campaign_id], -s.tier, -s.lane)
+        )
 
     def start(self, shelf: Shelf) -> tuple[int, int]:
         """A random place in the leading block of a shelf, so that claims do not queue at its front."""

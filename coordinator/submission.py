@@ -7,9 +7,10 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.campaigns import Campaign
+from coordinator.campaigns import Campaign, refuse_cancelled
+from coordinator.priority import block_of
 from protos import signing
-from store import units
+from store import campaigns, units
 from store.database import Transaction
 from store.shelves import SHUFFLE_RANGE
 from store.units import NewUnit
@@ -17,6 +18,14 @@ from store.units import NewUnit
 BLOCK_UNITS = 2000
 TASK_VERSION = 1
 KIND = "caption"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """How many units were born, and the ids that were set aside for them."""
+
+    born: int
+    ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +43,19 @@ async def submit(
     key: Ed25519PrivateKey,
     rng: random.Random,
     now: datetime,
-) -> int:
-    """Births one unit per subject and task; gives how many are new. Submitting again births nothing twice.
+    priority: int = 0,
+) -> Submitted:
+    """Births one unit per subject and task. Submitting again births nothing twice.
 
-    Units of one import lie together in blocks of about BLOCK_UNITS per task, in random order inside.
+    Units of one import lie together in blocks of about BLOCK_UNITS per task, in random order inside. Raises
+    OperatorError("campaign_cancelled").
     """
+    refuse_cancelled(campaign.name, (await campaigns.hold(tx, campaign.id)).state)
     if not subjects:
-        return 0
+        return Submitted(0, [])
     tasks = sorted(campaign.tasks.items())
-    ids = iter(await units.reserve_ids(tx, len(subjects) * len(tasks)))
+    reserved = await units.reserve_ids(tx, len(subjects) * len(tasks))
+    ids = iter(reserved)
     rows = []
     for subject in subjects:
         for perspective_id, task in tasks:
@@ -57,7 +70,7 @@ async def submit(
                 task_version=TASK_VERSION,
                 ordinal=0,
                 tier=task.row.tier,
-                block=unit_id // (BLOCK_UNITS * len(tasks)),
+                block=block_of(unit_id // (BLOCK_UNITS * len(tasks)), priority),
                 shuffle=rng.randrange(SHUFFLE_RANGE),
                 image_hash=subject.image_hash,
                 params="",
@@ -65,4 +78,4 @@ async def submit(
                 created_at=now,
             )
             rows.append(row)
-    return len(await units.add(tx, rows))
+    return Submitted(len(await units.add(tx, rows)), reserved)

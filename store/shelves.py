@@ -346,6 +346,41 @@ DELETE FROM ready WHERE ctid = ANY (ARRAY(
 """
 
 
+async def move(tx: Transaction, moves: Sequence[tuple[Replica, int]]) -> None:
+    """Moves whatever waits of these locked units, each given by any lane, into another block.
+
+    A claim may be taking a replica meanwhile, and put the next lane where the first was: then a row that
+    was seen is gone when its turn comes, and all is looked at again.
+    """
+    columns: dict[str, object] = {
+        name: [getattr(replica, name) for replica, _ in moves] for name in Replica.__slots__ if name != "lane"
+    }
+    seen, moved = len(moves), 0
+    while seen != moved:
+        found = await tx.raw.execute(MOVE, {**columns, "to": [block for _, block in moves]})
+        [(seen, moved)] = await found.fetchall()
+
+
+MOVE = """
+WITH seen AS (
+    SELECT r.place, m.destination
+    FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
+                %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[], %(to)b::int[])
+        AS m (campaign_id, perspective_id, tier, block, shuffle, unit_id, destination)
+    CROSS JOIN LATERAL (
+        SELECT ready.ctid AS place FROM ready
+        WHERE campaign_id = m.campaign_id AND perspective_id = m.perspective_id AND tier = m.tier
+          AND lane = ANY (ARRAY(SELECT generate_series(0, 31)))
+          AND block = m.block AND shuffle = m.shuffle AND unit_id = m.unit_id
+        OFFSET 0
+    ) AS r
+), moved AS (
+    UPDATE ready SET block = seen.destination FROM seen WHERE ready.ctid = seen.place RETURNING 1
+)
+SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM moved)
+"""
+
+
 async def count_waiting(tx: Transaction) -> list[tuple[int, int, int]]:
     """(campaign id, tier, replicas) that wait, for people; it reads the whole index."""
     found = await tx.raw.execute("SELECT campaign_id, tier, count(*) FROM ready GROUP BY 1, 2 ORDER BY 1, 2")

@@ -2,6 +2,7 @@
 
 from store import (
     annotations,
+    batches,
     campaigns,
     contents,
     credit,
@@ -25,6 +26,7 @@ MODULES = (
     campaigns,
     contents,
     units,
+    batches,
     shelves,
     leases,
     results,

@@ -180,6 +180,24 @@ CROSS JOIN LATERAL (
 """
 
 
+async def set_blocks(tx: Transaction, blocks: Sequence[tuple[int, int, int]]) -> None:
+    """Puts locked units, by campaign and id, into other blocks."""
+    columns = {
+        "campaigns": [one[0] for one in blocks],
+        "units": [one[1] for one in blocks],
+        "blocks": [one[2] for one in blocks],
+    }
+    await tx.raw.execute(SET_BLOCKS, columns)
+
+
+SET_BLOCKS = """
+UPDATE units u SET block = moved.block
+FROM unnest(%(campaigns)b::int[], %(units)b::bigint[], %(blocks)b::int[])
+    AS moved (campaign_id, unit_id, block)
+WHERE u.campaign_id = moved.campaign_id AND u.id = moved.unit_id
+"""
+
+
 async def settle(tx: Transaction, settlements: Sequence[Settlement], now: datetime) -> None:
     """Writes verdicts of locked, open units, clears their unsent replicas and queues their booking."""
     if not settlements:

@@ -12,7 +12,7 @@ from conftest import in_database
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from store import annotations, leases, ledger, results, rounds, selections, shelves, units
+from store import annotations, batches, leases, ledger, results, rounds, selections, shelves, units
 from store.database import BY_INDEX
 
 HOT = {
@@ -102,6 +102,12 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0, "week": 6e5}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
+    "units.SET_BLOCKS": (units.SET_BLOCKS, KEYS | {"blocks": [7] * 32}),
+    "shelves.MOVE": (
+        shelves.MOVE,
+        PLACE | {"shuffle": [7000], "unit_id": [17_000], "to": [7]},
+    ),
+    "batches.COUNT_BY_STATE": (batches.COUNT_BY_STATE, {"batch": 1}),
     "ledger.REVERSE": (ledger.REVERSE, KEYS),
     "annotations.WITHDRAW": (annotations.WITHDRAW, KEYS | {"now": NOW}),
     "rounds.UNBOOK": (rounds.UNBOOK, KEYS),

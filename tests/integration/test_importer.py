@@ -1,5 +1,6 @@
 """Import of real files: twice is once, broken ones are named, and nothing of a photo's maker leaks."""
 
+import asyncio
 import io
 import json
 import random
@@ -12,10 +13,14 @@ from PIL.ExifTags import GPS, IFD, Base
 from support.engine import Engine
 
 from coordinator.campaigns import Campaign
+from coordinator.errors import OperatorError
 from coordinator.fetching import Fetcher
-from coordinator.importer import Importer, ImportReport
+from coordinator.importer import Importer, ImportReport, NewBatch, runs
 from coordinator.keys import open_keys
 from coordinator.objects import Objects
+from coordinator.operations import Operations
+from coordinator.priority import priority_of
+from store import batches
 
 
 def _picture(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
@@ -46,7 +51,7 @@ class Desk:
         self._fetcher = fetcher
         self.told: Callable[[ImportReport], None] = lambda _report: None
 
-    async def run(self, campaign: Campaign, path: Path) -> ImportReport:
+    async def run(self, campaign: Campaign, path: Path, batch: NewBatch | None = None) -> ImportReport:
         importer = Importer(
             self.engine.db,
             campaign,
@@ -55,6 +60,7 @@ class Desk:
             self._fetcher,
             random.Random(1),
             self.engine.now,
+            batch,
         )
         return await importer.run(path, self.told)
 
@@ -73,6 +79,77 @@ def photos(tmp_path: Path) -> Path:
     _save(folder / "b.png", _picture(2))
     _save(folder / "deep" / "c.webp", _picture(3))
     return folder
+
+
+async def _batches(engine: Engine) -> list[tuple[str, int, int]]:
+    """(name, priority, units) of every batch, by the units' ids."""
+    return await engine.fetch(
+        "SELECT b.name, b.priority, count(u.id) FROM batches b JOIN batch_ranges r ON r.batch_id = b.id "
+        "JOIN units u ON u.campaign_id = r.campaign_id AND u.id BETWEEN r.first_unit AND r.last_unit "
+        "GROUP BY b.id ORDER BY b.id"
+    )
+
+
+async def test_what_is_imported_together_is_a_batch_and_nothing_new_makes_none(
+    engine: Engine, desk: Desk, photos: Path, tmp_path: Path
+):
+    campaign = await engine.campaign(perspectives=2)
+    first = await desk.run(campaign, photos)
+    again = await desk.run(campaign, photos)
+    _save(tmp_path / "more" / "d.jpg", _picture(4))
+    more = await desk.run(campaign, tmp_path / "more")
+    assert (first.batch, again.batch, more.batch) == ("2026-01-01-1", None, "2026-01-01-2")
+    assert await _batches(engine) == [("2026-01-01-1", 0, 6), ("2026-01-01-2", 0, 2)]
+
+
+async def test_a_named_batch_is_gone_on_with_at_its_own_priority(
+    engine: Engine, desk: Desk, photos: Path, tmp_path: Path
+):
+    campaign = await engine.campaign()
+    await desk.run(campaign, photos, NewBatch("street", 2))
+    _save(tmp_path / "more" / "d.jpg", _picture(4))
+    report = await desk.run(campaign, tmp_path / "more", NewBatch("street"))
+    assert report.batch == "street"
+    assert await _batches(engine) == [("street", 2, 4)]
+    assert {priority_of(row[0]) for row in await engine.fetch("SELECT block FROM ready")} == {2}
+
+
+async def test_units_that_are_born_while_a_batch_is_moved_come_with_its_new_priority(
+    engine: Engine, desk: Desk, photos: Path, tmp_path: Path
+):
+    campaign = await engine.campaign()
+    await desk.run(campaign, photos, NewBatch("street"))
+    commands = Operations(engine.db, engine.campaigns, engine.now)
+    [batch] = await engine.db.transaction("batches", lambda tx: batches.of_campaign(tx, campaign.id))
+    assert await commands.prioritise_batches(campaign.id, [batch], 3) == 3
+    _save(tmp_path / "more" / "d.jpg", _picture(4))
+    await desk.run(campaign, tmp_path / "more", NewBatch("street"))
+    assert {priority_of(row[0]) for row in await engine.fetch("SELECT block FROM units")} == {3}
+
+
+async def test_imports_at_once_share_no_unit_among_their_batches(engine: Engine, desk: Desk, tmp_path: Path):
+    campaign = await engine.campaign(perspectives=3)
+    for number in range(3):
+        for picture in range(4):
+            name = f"{picture}.jpg"
+            _save(tmp_path / str(number) / name, _picture(10 * number + picture))
+    folders = [tmp_path / str(number) for number in range(3)]
+    reports = await asyncio.gather(*(desk.run(campaign, folder) for folder in folders))
+    assert len({report.batch for report in reports}) == 3
+    assert sorted(units for _, _, units in await _batches(engine)) == [12, 12, 12]
+
+
+async def test_a_cancelled_campaign_takes_no_images(engine: Engine, desk: Desk, photos: Path):
+    campaign = await engine.campaign()
+    await Operations(engine.db, engine.campaigns, engine.now).cancel_campaign(campaign.id, "")
+    with pytest.raises(OperatorError, match="chorus admin campaign reopen c"):
+        await desk.run(campaign, photos)
+    assert await engine.value("SELECT count(*) FROM units") == 0
+
+
+def test_ids_are_told_as_ranges():
+    assert runs([]) == []
+    assert runs([3, 4, 5, 9, 11, 12]) == [(3, 5), (9, 9), (11, 12)]
 
 
 async def test_a_folder_is_imported_once_however_often_it_is_run(engine: Engine, desk: Desk, photos: Path):

@@ -334,7 +334,7 @@ async def test_submitting_again_births_nothing_twice(engine: Engine):
         "again", lambda tx: submit(tx, campaign, subjects, engine.key, engine.rng, engine.time)
     )
 
-    assert born == 0
+    assert born.born == 0
     assert await engine.value("SELECT count(*) FROM ready") == 10
 
 

@@ -235,7 +235,7 @@ class _Play:
         engine, campaign = server.engine, self._campaign
 
         async def body(tx: Transaction) -> int:
-            return await submit(tx, campaign, subjects, engine.key, engine.rng, engine.time)
+            return (await submit(tx, campaign, subjects, engine.key, engine.rng, engine.time)).born
 
         born = await engine.db.transaction("submit", body)
         if born > upto:

@@ -77,7 +77,7 @@ class Engine:
         await self.campaigns.refresh()
         return self.campaigns.need(campaign_id)
 
-    async def images(self, campaign: Campaign, count: int) -> int:
+    async def images(self, campaign: Campaign, count: int, priority: int = 0) -> int:
         """Submits so many made-up images; gives how many units were born."""
 
         async def body(tx: Transaction) -> int:
@@ -100,7 +100,8 @@ class Engine:
                 )
                 stored = await contents.add(tx, content, None, "test", self.time)
                 subjects.append(Subject(stored.id, digest))
-            return await submit(tx, campaign, subjects, self.key, self.rng, self.time)
+            now, key = self.time, self.key
+            return (await submit(tx, campaign, subjects, key, self.rng, now, priority)).born
 
         born = await self.db.transaction("images", body)
         await self.leasing.look_at_shelves()

@@ -7,6 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.priority import block_of
 from coordinator.scheduler import Scheduler
 from protos.tier import Tier
 from store.shelves import SHUFFLE_RANGE, Shelf
@@ -92,6 +93,20 @@ def test_large_work_goes_first_to_those_who_can_and_never_to_those_who_cannot():
     scheduler = _scheduler(_shelf(1, tier=0), _shelf(1, tier=4), _shelf(1, tier=2))
     assert [shelf.tier for shelf in scheduler.order(Tier.G80, _able(1))] == [4, 2, 0]
     assert [shelf.tier for shelf in scheduler.order(Tier.G12, _able(1))] == [2, 0]
+
+
+def test_what_is_urgent_comes_first_whoever_was_served_and_however_small_it_is():
+    urgent, usual, idle = Shelf(1, 1, 0, 0, block_of(900, 2)), _shelf(1, tier=4), _shelf(2, tier=4, lane=1)
+    scheduler = _scheduler(usual, idle, urgent)
+    scheduler.served(1, 1000)
+    assert scheduler.order(Tier.G80, _able(1, 2)) == [urgent, idle, usual]
+
+
+def test_what_can_wait_comes_last():
+    later, usual = Shelf(1, 1, 6, 3, block_of(1, -1)), _shelf(2)
+    scheduler = _scheduler(later, usual)
+    scheduler.served(2, 1000)
+    assert scheduler.order(Tier.G80, _able(1, 2)) == [usual, later]
 
 
 def test_units_that_were_begun_come_before_new_ones():
