@@ -12,7 +12,7 @@ from conftest import in_database
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from store import annotations, batches, leases, ledger, results, rounds, selections, shelves, units
+from store import annotations, batches, leases, ledger, results, rounds, selections, shelves, units, vitals
 from store.database import BY_INDEX
 
 HOT = {
@@ -99,6 +99,11 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "leases.AFTER": (leases.AFTER, {"campaign": 1, "unit": 15_001, "limit": 1000}),
     "leases.EXTEND": (leases.EXTEND, KEYS | {"length": timedelta(hours=1), "before": NOW}),
     "leases.PAST": (leases.PAST, KEYS),
+    "leases.PRUNE_PAST": (leases.PRUNE_PAST, {"after": 5000, "limit": 1000, "before": NOW}),
+    "vitals.WAITING": (
+        vitals.WAITING,
+        {"campaigns": [1, 2], "perspectives": [1, 1], "tiers": [0, 0], "lanes": [0, 0], "limit": 1000},
+    ),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0, "week": 6e5}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
