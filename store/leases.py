@@ -12,7 +12,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from store.database import Transaction, rows_of
-from store.schema import metadata, one_of
+from store.schema import GROWING, QUEUE, metadata, one_of
 from store.shelves import LeasedUnit
 
 ENDINGS = ("expired", "released", "failed", "stopped")
@@ -31,7 +31,7 @@ leases = sa.Table(
     sa.Column("alone", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("campaign_id", "unit_id", "user_id", name="uq_leases_one_per_user"),
     sa.Index("ix_leases_host", "host_id", "deadline"),
-    postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
+    postgresql_with=QUEUE,
 )
 
 past_leases = sa.Table(
@@ -51,6 +51,7 @@ past_leases = sa.Table(
     sa.Column("forgiven", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("ix_past_leases_unit", "campaign_id", "unit_id"),
     one_of("ending", ENDINGS),
+    postgresql_with=GROWING,
 )
 
 

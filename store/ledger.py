@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from psycopg.rows import class_row
 
 from store.database import Transaction
-from store.schema import metadata, one_of
+from store.schema import GROWING, metadata, one_of
 
 JUDGEMENTS = ("agreed", "disagreed", "failed", "unchecked")
 
@@ -47,6 +47,7 @@ ledger = sa.Table(
         unique=True,
         postgresql_where=sa.text("reversal_of IS NOT NULL"),
     ),
+    postgresql_with=GROWING,
 )
 
 # Totals are for people; the sums with a half-life in their name, as of `as_of`, are evidence. Work that was

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store.database import Transaction, rows_of
-from store.schema import metadata
+from store.schema import GROWING, metadata
 
 returns = sa.Table(
     "returns",
@@ -21,6 +21,7 @@ returns = sa.Table(
     sa.Column("signature", sa.LargeBinary, nullable=False),
     sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("octet_length(signature) = 64", name="signature"),
+    postgresql_with=GROWING,
 )
 
 return_ids = sa.Sequence("return_ids", metadata=metadata)
@@ -46,6 +47,7 @@ results = sa.Table(
     sa.Column("leased_at", sa.DateTime(timezone=True)),
     sa.Column("returned_at", sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("octet_length(hash) = 32", name="hash"),
+    postgresql_with=GROWING,
 )
 
 

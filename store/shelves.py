@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from psycopg.rows import class_row
 
 from store.database import Transaction, rows_of
-from store.schema import metadata
+from store.schema import QUEUE, metadata
 
 SHUFFLE_RANGE = 1 << 30
 
@@ -27,7 +27,7 @@ ready = sa.Table(
     sa.Column("fresh", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.CheckConstraint("lane BETWEEN 0 AND 31", name="lane"),
     sa.CheckConstraint(f"shuffle >= 0 AND shuffle < {SHUFFLE_RANGE}", name="shuffle"),
-    postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_cost_delay": "0"},
+    postgresql_with=QUEUE,
 )
 
 

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store.database import Transaction, rows_of
-from store.schema import metadata, one_of
+from store.schema import GROWING, QUEUE, metadata, one_of
 
 KINDS = ("caption", "synthesis", "revision", "validate", "embed")
 STATES = ("open", "accepted", "exhausted", "cancelled")
@@ -48,8 +48,9 @@ units = sa.Table(
     one_of("state", STATES),
     sa.CheckConstraint("(state = 'open') = (settled_at IS NULL)", name="settled_at"),
     sa.CheckConstraint("(state = 'accepted') = (canonical_user_id IS NOT NULL)", name="canonical"),
-    # Settling must stay a heap-only update: no index on a column that it changes, and room on the page.
-    postgresql_with={"fillfactor": "85"},
+    # Settling must stay a heap-only update: no index on a column that it changes, and room on the page for
+    # every row's verdict: at 40 % of the page, 97 % of them are; at 85 %, 43 % (40,000 units, measured).
+    postgresql_with={**GROWING, "fillfactor": "40"},
 )
 unit_ids = sa.Sequence("unit_ids", metadata=metadata)
 
@@ -58,6 +59,7 @@ settled = sa.Table(
     metadata,
     sa.Column("campaign_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("unit_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    postgresql_with=QUEUE,
 )
 
 

@@ -14,8 +14,9 @@ from coordinator import housekeeping, monitor, upkeep
 from coordinator.housekeeping import pruning, refresh_statistics
 from coordinator.monitor import VitalGauges
 from coordinator.upkeep import Job, jobs
-from store import vitals
+from store import bulk, units, vitals
 from store.database import LIMITS, Database, Transaction
+from store.units import Settlement
 from store.vitals import HOT_TABLES
 
 KEEP = timedelta(days=30)
@@ -186,6 +187,30 @@ async def test_no_jobs_transaction_grows_with_its_backlog(watched: Watched, monk
     assert {"book", "fold", "prune"} <= set(moved)
     longest = {name: max(counts) for name, counts in watched.written.items()}
     assert {name: count for name, count in longest.items() if count > 8 * step} == {}
+
+
+VERDICT = {
+    "confidence": 0.9123,
+    "judgements": {str(user): {"agrees": True, "support": 0.8123} for user in (10_001, 10_002)},
+    "numbers": {"agreement": 0.8123, "background": 0.1203, "specific": 0.692, "voices": 2.0},
+}
+
+
+async def test_settling_changes_no_index(engine: Engine):
+    """Nearly every settling is a heap-only update, with verdicts as long as those of two voices."""
+    campaign, count, call = await engine.campaign(), 6000, 128
+    await engine.db.transaction("fill", lambda tx: bulk.fill(tx, campaign.id, count, engine.now()))
+    ids = [row[0] for row in await engine.fetch("SELECT id FROM units ORDER BY block, shuffle")]
+    for at in range(0, count, call):
+        ends = [
+            Settlement(campaign.id, unit_id, "accepted", 10_001, VERDICT)
+            for unit_id in sorted(ids[at : at + call])
+        ]
+        await engine.db.transaction("settle", lambda tx, ends=ends: units.settle(tx, ends, engine.now()))
+    await engine.db.transaction("flush", lambda tx: tx.raw.execute("SELECT pg_stat_force_next_flush()"))
+    [found] = [t for t in await engine.db.transaction("tables", vitals.tables) if t.name == "units"]
+    assert found.updates == count
+    assert found.hot_updates / found.updates > 0.9
 
 
 async def test_the_database_ends_a_transaction_that_its_process_forgot(database_url: str):
