@@ -137,7 +137,8 @@ def standing(
     if as_json:
         figures = {field.name: getattr(answer, field.name) for field in answer.DESCRIPTOR.fields}
         said = [{"id": one.id, "code": one.code, "text": one.text} for one in answer.messages]
-        typer.echo(json.dumps({**figures, "messages": said}))
+        tasks = [{f.name: getattr(task, f.name) for f in task.DESCRIPTOR.fields} for task in answer.tasks]
+        typer.echo(json.dumps({**figures, "messages": said, "tasks": tasks}))
     else:
         _print_standing(answer)
 
@@ -154,22 +155,35 @@ async def _standing(home: "Home") -> "work_pb2.StandingResponse":
 
 def _print_standing(answer: "work_pb2.StandingResponse") -> None:
     from rich.console import Console  # late: see above
+    from rich.markup import escape  # late: see above
     from rich.table import Table  # late: see above
 
     from volunteer_client.conversation import printable  # late: see above
 
-    table = Table(title=f"{answer.user_name} / {answer.host_name}", show_header=False)
+    table = Table(title=escape(f"{answer.user_name} / {answer.host_name}"), show_header=False)
     rows = {
         "agreed with the others": answer.agreed,
         "disagreed": answer.disagreed,
+        "accepted unchecked": answer.unchecked,
         "waiting to be judged": answer.waiting,
         "failed": answer.failed,
-        "credit": f"{answer.credit:g}",
+        "credit of this host": f"{answer.credit:,.1f}",
+        "of all your hosts": f"{answer.user_credit:,.1f}, {answer.user_recent:,.1f} a day of late",
+        "team": escape(answer.team) or "none",
     }
     for label, value in rows.items():
         table.add_row(label, str(value))
     console = Console()
     console.print(table)
+    for task in answer.tasks:
+        accepted = task.agreed + task.unchecked
+        console.print(
+            f"{task.campaign}/{task.perspective} with {printable(task.model)}: {accepted:,} accepted "
+            f"at {task.credit_each:g} each, {task.disagreed:,} not: {task.credit:,.1f} credit",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     for message in answer.messages:
         console.print(printable(message.text), markup=False, highlight=False)
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from coordinator.errors import OperatorError
 from coordinator.evidence import DAY_S, HOUR_S, MONTH_S
@@ -14,8 +13,6 @@ from store.ledger import HalfLives
 
 WEEK_S = 7 * DAY_S
 HALF_LIVES = HalfLives(month=MONTH_S, hour=HOUR_S, week=WEEK_S)
-
-Owner = Literal["user", "host", "team"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +31,8 @@ def recent(row: CreditRow, now: datetime) -> float:
     return row.week_credit * math.pow(0.5, age_s / WEEK_S) * math.log(2) / (WEEK_S / DAY_S)
 
 
-async def leaders(db: Database, owner: Owner, limit: int, now: datetime) -> list[Credit]:
-    """Those with the most credit, most first."""
+async def leaders(db: Database, owner: str, limit: int, now: datetime) -> list[Credit]:
+    """Those with the most credit, most first; `owner` is "user", "host" or "team"."""
     rows = await db.transaction("credit", lambda tx: credit.most(tx, owner, limit))
     return [Credit(row.name, row.results, row.credit, recent(row, now)) for row in rows]
 

@@ -4,7 +4,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, assert_never
 
 import grpc
@@ -12,6 +12,7 @@ import structlog
 
 from coordinator import metrics
 from coordinator.campaigns import Campaigns
+from coordinator.clock import now
 from coordinator.errors import CallRefused
 from coordinator.identity import Caller, Identity
 from coordinator.images import ImageUrls
@@ -180,7 +181,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     ) -> work_pb2.StandingResponse:
         """The caller's standing."""
         caller = self._caller(context)
-        found = await standing(self.db, caller.host_id)
+        found = await standing(self.db, caller.host_id, now())
         return work_pb2.StandingResponse(
             user_name=found.user_name,
             host_name=found.host_name,
@@ -188,7 +189,12 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             disagreed=found.disagreed,
             waiting=found.waiting,
             failed=found.failed,
+            unchecked=found.unchecked,
             credit=found.credit,
+            tasks=[work_pb2.TaskStanding(**asdict(task)) for task in found.tasks],
+            team=found.team,
+            user_credit=found.user_credit,
+            user_recent=found.user_recent,
             messages=self._messages(caller, 0),
         )
 

@@ -294,7 +294,7 @@ class StandingRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StandingResponse(_message.Message):
-    __slots__ = ("user_name", "host_name", "agreed", "disagreed", "waiting", "failed", "credit", "messages")
+    __slots__ = ("user_name", "host_name", "agreed", "disagreed", "waiting", "failed", "credit", "messages", "unchecked", "tasks", "team", "user_credit", "user_recent")
     USER_NAME_FIELD_NUMBER: _ClassVar[int]
     HOST_NAME_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +303,11 @@ class StandingResponse(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    UNCHECKED_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    TEAM_FIELD_NUMBER: _ClassVar[int]
+    USER_CREDIT_FIELD_NUMBER: _ClassVar[int]
+    USER_RECENT_FIELD_NUMBER: _ClassVar[int]
     user_name: str
     host_name: str
     agreed: int
@@ -311,4 +316,29 @@ class StandingResponse(_message.Message):
     failed: int
     credit: float
     messages: _containers.RepeatedCompositeFieldContainer[Message]
-    def __init__(self, user_name: _Optional[str] = ..., host_name: _Optional[str] = ..., agreed: _Optional[int] = ..., disagreed: _Optional[int] = ..., waiting: _Optional[int] = ..., failed: _Optional[int] = ..., credit: _Optional[float] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ...) -> None: ...
+    unchecked: int
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskStanding]
+    team: str
+    user_credit: float
+    user_recent: float
+    def __init__(self, user_name: _Optional[str] = ..., host_name: _Optional[str] = ..., agreed: _Optional[int] = ..., disagreed: _Optional[int] = ..., waiting: _Optional[int] = ..., failed: _Optional[int] = ..., credit: _Optional[float] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., unchecked: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskStanding, _Mapping]]] = ..., team: _Optional[str] = ..., user_credit: _Optional[float] = ..., user_recent: _Optional[float] = ...) -> None: ...
+
+class TaskStanding(_message.Message):
+    __slots__ = ("campaign", "perspective", "model", "agreed", "disagreed", "unchecked", "credit", "credit_each")
+    CAMPAIGN_FIELD_NUMBER: _ClassVar[int]
+    PERSPECTIVE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    DISAGREED_FIELD_NUMBER: _ClassVar[int]
+    UNCHECKED_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_EACH_FIELD_NUMBER: _ClassVar[int]
+    campaign: str
+    perspective: str
+    model: str
+    agreed: int
+    disagreed: int
+    unchecked: int
+    credit: float
+    credit_each: float
+    def __init__(self, campaign: _Optional[str] = ..., perspective: _Optional[str] = ..., model: _Optional[str] = ..., agreed: _Optional[int] = ..., disagreed: _Optional[int] = ..., unchecked: _Optional[int] = ..., credit: _Optional[float] = ..., credit_each: _Optional[float] = ...) -> None: ...

@@ -96,6 +96,7 @@ class StandingRow:
     agreed: int
     disagreed: int
     failed: int
+    unchecked: int
     credit: float
 
 
@@ -289,13 +290,46 @@ async def standing(tx: Transaction, host_id: int) -> StandingRow:
     cursor = tx.raw.cursor(row_factory=class_row(StandingRow))
     await cursor.execute(STANDING, {"host": host_id})
     row = await cursor.fetchone()
-    return row or StandingRow(0, 0, 0, 0.0)
+    return row or StandingRow(0, 0, 0, 0, 0.0)
 
 
 STANDING = """
 SELECT COALESCE(sum(agreed), 0)::bigint AS agreed, COALESCE(sum(disagreed), 0)::bigint AS disagreed,
-       COALESCE(sum(failed), 0)::bigint AS failed, COALESCE(sum(credit), 0) AS credit
+       COALESCE(sum(failed), 0)::bigint AS failed, COALESCE(sum(unchecked), 0)::bigint AS unchecked,
+       COALESCE(sum(credit), 0) AS credit
 FROM standings WHERE host_id = %(host)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStandingRow:
+    """How a host's answers to one task with one model fared, and what one that is accepted earns."""
+
+    campaign: str
+    perspective: str
+    model: str
+    agreed: int
+    disagreed: int
+    unchecked: int
+    credit: float
+    credit_each: float
+
+
+async def standing_by_task(tx: Transaction, host_id: int, limit: int) -> list[TaskStandingRow]:
+    """The host's standing in up to `limit` tasks, most credit first, folded entries only."""
+    cursor = tx.raw.cursor(row_factory=class_row(TaskStandingRow))
+    await cursor.execute(STANDING_BY_TASK, {"host": host_id, "limit": limit})
+    return await cursor.fetchall()
+
+
+STANDING_BY_TASK = """
+SELECT c.name AS campaign, t.name AS perspective, s.model, s.agreed, s.disagreed, s.unchecked, s.credit,
+       t.credit AS credit_each
+FROM standings s
+JOIN campaigns c ON c.id = s.campaign_id
+JOIN tasks t ON t.campaign_id = s.campaign_id AND t.perspective_id = s.perspective_id
+WHERE s.host_id = %(host)s AND s.model <> ''
+ORDER BY s.credit DESC, s.campaign_id, s.perspective_id, s.model LIMIT %(limit)s
 """
 
 

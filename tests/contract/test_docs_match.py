@@ -103,7 +103,9 @@ def _fault(words: list[str]) -> str | None:
     return f"{' '.join(words)} has no {', '.join(sorted(unknown))}" if unknown else None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/commands.md", "docs/settings.md", "protos/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/commands.md", "docs/settings.md", "docs/credit.md", "protos/README.md"]
+)
 def test_every_command_that_a_page_shows_exists(page: str):
     written = list(_written_commands(_read(page)))
     assert written or page == "protos/README.md"
@@ -118,7 +120,9 @@ def test_a_command_that_does_not_exist_would_be_seen():
     ]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/commands.md", "docs/settings.md", "protos/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/commands.md", "docs/settings.md", "docs/credit.md", "protos/README.md"]
+)
 def test_every_page_that_is_linked_exists(page: str):
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", _read(page))

@@ -281,8 +281,17 @@ class Counterpart(CoordinatorServicer):
         self, _request: work_pb2.StandingRequest, context: Context
     ) -> work_pb2.StandingResponse:
         await self._begin("Standing", context)
+        task = work_pb2.TaskStanding(
+            campaign="street",
+            perspective="caption",
+            model="[m]",
+            agreed=5,
+            unchecked=2,
+            credit=3.5,
+            credit_each=0.5,
+        )
         return work_pb2.StandingResponse(
-            user_name="ann", host_name="box", agreed=5, credit=2.5, messages=self.messages
+            user_name="ann", host_name="box", agreed=5, credit=2.5, messages=self.messages, tasks=[task]
         )
 
 

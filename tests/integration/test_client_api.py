@@ -233,7 +233,12 @@ async def test_a_home_of_another_coordinator_is_not_taken_over(
 
 async def test_standing_is_shown_for_people_and_machines(counterpart: Counterpart, home: Home):
     counterpart.messages = [work_pb2.Message(id=4, code="operator", text="Back at [noon].")]
-    for option, expected in (("--json", '"agreed": 5'), (None, "agreed with the others")):
+    for option, expected in (
+        ("--json", '"agreed": 5'),
+        ("--json", '"credit_each": 0.5'),
+        (None, "agreed with the others"),
+        (None, "street/caption with [m]: 7 accepted at 0.5 each, 0 not: 3.5 credit"),
+    ):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from chorus.volunteer_commands import app; app()", "standing"),
             *("--home", str(home.folder), *([option] if option else [])),

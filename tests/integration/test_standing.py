@@ -3,6 +3,7 @@
 import pytest
 from support.engine import Engine, caption, key_of
 
+from coordinator import credit
 from coordinator.identity import Caller
 from coordinator.standing import Standing, standing
 
@@ -15,12 +16,12 @@ async def _given(engine: Engine, caller: Caller, count: int, text: int | None = 
 
 
 async def _of(engine: Engine, caller: Caller) -> Standing:
-    return await standing(engine.db, caller.host_id)
+    return await standing(engine.db, caller.host_id, engine.time)
 
 
 async def test_a_new_host_has_nothing(engine: Engine):
     caller = await engine.host(user="ann")
-    assert await _of(engine, caller) == Standing("ann", "host", 0, 0, 0, 0, 0.0)
+    assert await _of(engine, caller) == Standing("ann", "host", 0, 0, 0, 0, 0, 0.0, [], "", 0.0, 0.0)
 
 
 async def test_results_wait_are_judged_once_and_earn_credit(engine: Engine):
@@ -62,4 +63,38 @@ async def test_evidence_of_one_host_is_not_its_twins(engine: Engine):
 
 async def test_a_host_that_is_not_there_is_an_error(engine: Engine):
     with pytest.raises(LookupError, match="12345"):
-        await standing(engine.db, 12345)
+        await standing(engine.db, 12345, engine.time)
+
+
+async def test_a_volunteer_sees_each_tasks_weight_their_team_and_the_credit_of_all_their_hosts(
+    engine: Engine,
+):
+    campaign = await engine.campaign(perspectives=2)
+    await engine.images(campaign, 3)
+    one, twin, other = await engine.host(user="ann"), await engine.host(user="ann"), await engine.host()
+    await credit.create_team(engine.db, "owls", engine.time)
+    await credit.join_team(engine.db, "owls", "ann", engine.time)
+    for _ in range(2):  # a batch is of one task
+        for caller in (one, other):
+            await _given(engine, caller, 3)
+    await engine.upkeep()
+    found, alike = await _of(engine, one), await _of(engine, twin)
+    assert sorted((task.campaign, task.perspective) for task in found.tasks) == [
+        ("c", "sentence1"),
+        ("c", "sentence2"),
+    ]
+    assert {(task.model, task.agreed, task.credit, task.credit_each) for task in found.tasks} == {
+        ("m", 3, 3.0, 1.0)
+    }
+    assert (found.team, found.credit, found.user_credit) == ("owls", 6.0, 6.0)
+    assert (alike.team, alike.credit, alike.user_credit, alike.tasks) == ("owls", 0.0, 6.0, [])
+    assert 0 < found.user_recent == alike.user_recent < 6
+
+
+async def test_work_that_nobody_checked_is_told_apart(engine: Engine):
+    await engine.images(await engine.campaign(replication=1, max_voices=1), 4)
+    caller = await engine.host()
+    await _given(engine, caller, 4)
+    await engine.upkeep()
+    found = await _of(engine, caller)
+    assert (found.agreed, found.unchecked, found.credit) == (0, 4, 4.0)
