@@ -28,20 +28,12 @@ annotations = sa.Table(
     sa.Column("confidence", sa.Float, nullable=False),
     sa.Column("manually_adjusted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("overall_rating", sa.Float),
-    sa.Column("from_user_id", sa.ForeignKey("users.id")),
+    # No reference: each acceptance would lock its unit's and its volunteer's row to check one.
+    sa.Column("from_user_id", sa.BigInteger),
     sa.Column("from_team_id", sa.ForeignKey("teams.id")),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
     sa.UniqueConstraint("campaign_id", "unit_id", "version"),
-    sa.ForeignKeyConstraint(
-        ("campaign_id", "unit_id"), ("units.campaign_id", "units.id"), name="fk_annotations_unit"
-    ),
-    sa.Index(
-        "ix_annotations_annotation",
-        "annotation",
-        postgresql_using="gin",
-        postgresql_ops={"annotation": "jsonb_path_ops"},
-    ),
     one_of("status", STATUSES),
 )
 
