@@ -74,7 +74,7 @@ def main() -> None:
     settings = Settings()
     logs.configure(settings.log_level)
     metric_files.share(settings.metrics_folder, sys.argv[1])  # before anything that measures is imported
-    # Answers in memory are many small objects; looking through them all for cycles took a seventh of the time.
+    # Answers in memory are many small objects: looking through them for cycles took a seventh of the time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     uvloop.run(serve(sys.argv[1], settings))  # type: ignore[arg-type]  # checked above
