@@ -1,20 +1,25 @@
-"""Health: whether a process should be sent work; for gRPC (grpc.health.v1) and HTTP (/healthz, /readyz)."""
+"""Health: whether a process should be sent work; over HTTP (/healthz, /readyz)."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coordinator import metrics
 
-SERVICES = ("", "chorus.v1.Coordinator")
 LOOK_S = 0.2  # how soon a watcher is told of a change
+
+# What a work server does again and again: how often (s), and how long ago (s) it may be while it is ready.
+PICTURES = {
+    "pulse": (3.0, 10.0),
+    "campaigns": (1.0, 5.0),
+    "identity": (1.0, 5.0),
+    "trust": (1.0, 10.0),
+    "shelves": (0.2, 2.0),
+}
 
 Faults = Callable[[], Awaitable[list[str]]]
 """Why not to send work here; empty where nothing is wrong."""
@@ -71,43 +76,6 @@ class Readiness:
             if name in self._failed or now - self._read.get(name, 0.0) > limit
         ]
         return ["stopping", *old] if self.draining else old
-
-
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc_health ships no types
-    """grpc.health.v1 for load balancers; anyone may ask."""
-
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
-
-    async def Check(  # noqa: N802 - the generated base class names it
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> health_pb2.HealthCheckResponse:
-        """The status now."""
-        if request.service not in SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return await self._status(request.service)
-
-    async def Watch(  # noqa: N802 - as above
-        self, request: health_pb2.HealthCheckRequest, _context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status whenever it changes, until the server drains."""
-        last = None
-        while True:
-            ends = self._readiness.draining
-            response = await self._status(request.service)
-            if response != last:
-                yield response
-            if ends:
-                return
-            last = response
-            await self._readiness.changed()
-
-    async def _status(self, service: str) -> health_pb2.HealthCheckResponse:
-        response = health_pb2.HealthCheckResponse
-        if service not in SERVICES:
-            return response(status=response.SERVICE_UNKNOWN)
-        faults = await self._readiness.faults()
-        return response(status=response.NOT_SERVING if faults else response.SERVING)
 
 
 def health_routes(faults: Faults) -> list[Route]:

@@ -16,15 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from coordinator.health import Readiness, health_routes
-from coordinator.server import PICTURES
+from coordinator.health import PICTURES, Readiness, health_routes
 from coordinator.settings import Settings
 from coordinator.steps import again, guarded
 from coordinator.web_server import web_server
 from protos.tier import Tier
 from store import vitals
 from store.database import Database
-from store.migrate import head
+from store.migrations import newest
 from store.vitals import Vitals
 
 VITALS_EVERY_S = 10.0
@@ -79,7 +78,7 @@ class CoordinatorFaults:
         self._db = db
         self._readiness = readiness
         self._folder = folder
-        self._head = head()
+        self._newest = newest()
 
     async def __call__(self) -> list[str]:
         """What is wrong; answers within about a second, whatever the database does."""
@@ -91,8 +90,8 @@ class CoordinatorFaults:
                 at = await self._db.transaction("ready", vitals.revision)
         except Exception as error:  # noqa: BLE001 (whatever it is, the database cannot be used)
             return [f"database_unreachable: {type(error).__name__}"]
-        if at != self._head:
-            return [f"schema_not_current: the database is at {at}, this version of Chorus at {self._head}"]
+        if at != self._newest:
+            return [f"schema_not_current: the database is at {at}, this version of Chorus at {self._newest}"]
         return []
 
     def _pictures(self) -> list[str]:

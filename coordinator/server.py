@@ -12,7 +12,8 @@ from coordinator import pulse
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.facts import UnitFacts
-from coordinator.health import HealthService, Readiness
+from coordinator.grpc_health import HealthService
+from coordinator.health import PICTURES, Readiness
 from coordinator.identity import Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys, keys_of
@@ -28,15 +29,6 @@ from coordinator.work import Work
 from protos import work_pb2_grpc
 from store.database import Database
 
-# What is done again and again: how often (s), and how long ago (s) it may be while we are ready.
-PICTURES = {
-    "pulse": (3.0, 10.0),
-    "campaigns": (1.0, 5.0),
-    "identity": (1.0, 5.0),
-    "trust": (1.0, 10.0),
-    "messages": (3.0, 60.0),
-    "shelves": (0.2, 2.0),
-}
 STOP_GRACE_S = 5.0
 MAX_MESSAGE = 8 * 1024 * 1024
 

@@ -107,21 +107,18 @@ class Database:
 
     async def _attempt(self, body: Callable[[Transaction], Awaitable[T]], name: str, *, pipelined: bool) -> T:
         asked = time.perf_counter()
-        async with self.engine.connect() as connection:
-            metrics.POOL_WAIT.observe(time.perf_counter() - asked)
+        try:
+            async with self.engine.connect() as connection:
+                metrics.POOL_WAIT.observe(time.perf_counter() - asked)
+                self._note_pool()
+                async with connection.begin():
+                    raw = (await connection.get_raw_connection()).driver_connection
+                    if raw is None:
+                        raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
+                    tx = Transaction(connection, raw)
+                    value = await (_pipelined(tx, body) if pipelined else body(tx))
+        finally:
             self._note_pool()
-            async with connection.begin():
-                raw = (await connection.get_raw_connection()).driver_connection
-                if raw is None:
-                    raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
-                tx = Transaction(connection, raw)
-                if pipelined:
-                    async with raw.pipeline():
-                        value = await body(tx)
-                        await raw.commit()
-                else:
-                    value = await body(tx)
-        self._note_pool()
         for told in tx.on_commit:
             told()
         return value
@@ -159,6 +156,13 @@ def rows_of(kind: type[Named]) -> Callable[[RawCursor], Callable[[Sequence[Any]]
         return kind._make
 
     return factory
+
+
+async def _pipelined(tx: Transaction, body: Callable[[Transaction], Awaitable[T]]) -> T:
+    async with tx.raw.pipeline():
+        value = await body(tx)
+        await tx.raw.commit()
+        return value
 
 
 def _measure(name: str, seconds: float) -> None:

@@ -45,11 +45,6 @@ def upgrade(url: str) -> None:
         engine.dispose()
 
 
-def head() -> str | None:
-    """The newest migration that this version knows."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
-
-
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))

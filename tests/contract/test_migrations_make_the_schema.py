@@ -29,6 +29,7 @@ from store import (
     users,
 )
 from store.database import driver_url
+from store.migrations import newest
 
 CATALOGUE = {
     "columns": """
@@ -83,6 +84,12 @@ def test_alembic_finds_nothing_to_migrate(migrated: str):
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, tables.metadata) == []
+
+
+def test_migrations_are_one_line_and_the_newest_is_known_by_its_file(migrated: str):
+    with psycopg.connect(migrated) as connection:
+        at = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    assert at == [(newest(),)]
 
 
 def test_every_table_module_is_gathered():

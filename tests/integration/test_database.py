@@ -5,6 +5,7 @@ import asyncio
 import psycopg
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 
 from store import database as database_module
 from store.database import ATTEMPTS, Database, DatabaseError, Transaction, driver_url
@@ -77,6 +78,64 @@ async def test_any_other_error_is_not_tried_again_and_leaves_nothing(db: Databas
     with pytest.raises(LookupError):
         await db.transaction("faulty", body)
     assert (tries, await _counts(db)) == (1, [0, 0])
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_what_is_told_on_commit_is_told_once_and_when_all_is_durable(
+    db: Database, database_url: str, pipelined: bool
+):
+    await _table(db)
+    seen: list[int] = []
+    tries = 0
+
+    def look() -> None:
+        with psycopg.connect(database_url) as other:
+            seen.append(other.execute("SELECT n FROM pairs WHERE id = 1").fetchone()[0])
+
+    async def body(tx: Transaction) -> None:
+        nonlocal tries
+        tries += 1
+        tx.on_commit.append(look)
+        await tx.raw.execute("UPDATE pairs SET n = 7 WHERE id = 1")
+        if tries == 1:
+            await tx.raw.execute("DO $$ BEGIN RAISE serialization_failure; END $$")
+
+    await db.transaction("told", body, pipelined=pipelined)
+    assert (tries, seen) == (2, [7])
+
+
+async def test_what_is_rolled_back_is_not_told(db: Database):
+    told: list[bool] = []
+
+    async def body(tx: Transaction) -> None:
+        tx.on_commit.append(lambda: told.append(True))
+        raise LookupError("ours")
+
+    with pytest.raises(LookupError):
+        await db.transaction("untold", body)
+    assert told == []
+
+
+async def test_transactions_are_measured_by_name(db: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(database_module, "SLOW_S", 0.0)
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(database_module.log, "warning", lambda _, **words: told.append(words))
+
+    async def fails(tx: Transaction) -> None:
+        await tx.raw.execute("DO $$ BEGIN RAISE serialization_failure; END $$")
+
+    await db.transaction("measured", lambda tx: tx.raw.execute("SELECT 1"))
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        await db.transaction("measured", fails)
+
+    def figure(name: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"name": "measured"})
+
+    assert figure("chorus_transaction_seconds_count") == 1
+    assert figure("chorus_transaction_retries_total") == ATTEMPTS - 1
+    assert figure("chorus_transaction_failures_total") == 1
+    assert [words["transaction"] for words in told] == ["measured"]
+    assert REGISTRY.get_sample_value("chorus_pool_in_use") == 0
 
 
 async def test_a_cancelled_transaction_leaves_nothing_and_its_connection_is_not_lost(database_url: str):

@@ -7,7 +7,8 @@ from grpc_health.v1 import health_pb2
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from coordinator.health import HealthService, Readiness, health_routes
+from coordinator.grpc_health import HealthService
+from coordinator.health import Readiness, health_routes
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
