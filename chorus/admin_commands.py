@@ -13,9 +13,14 @@ app = typer.Typer(no_args_is_help=True, help="Create campaigns, import images, i
 campaign_app = typer.Typer(no_args_is_help=True, help="Campaigns.")
 app.add_typer(campaign_app, name="campaign")
 
-Data = Annotated[Path | None, typer.Option(help="The coordinator's data folder [default: chorus-data].")]
+Data = Annotated[Path | None, typer.Option(help="The coordinator's data folder (by default chorus-data).")]
 DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", help="PostgreSQL 17 or newer, instead of the embedded one.")
+]
+Because = Annotated[str, typer.Option(help="Why, in words that are kept with the units.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before.")]
+Priority = Annotated[
+    int, typer.Option(min=-3, max=3, help="-3 to 3: the highest is handed out first; 0 is usual.")
 ]
 
 
@@ -64,6 +69,50 @@ def resume_campaign(
     _set_state(name, "running", data, database_url)
 
 
+@campaign_app.command("cancel")
+def cancel_campaign(
+    name: Annotated[str, typer.Argument(help="The campaign's name.")],
+    because: Because = "",
+    yes: Yes = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """End a campaign and cancel what is open in it; what was accepted stays."""
+    from chorus import bulk
+    from chorus.operator import run, settings_from
+
+    settings = settings_from(data=data, database_url=database_url)
+    run(bulk.cancel_campaign(settings, name, because, sure=yes))
+
+
+@campaign_app.command("reopen")
+def reopen_campaign(
+    name: Annotated[str, typer.Argument(help="The campaign's name.")],
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Take a cancelled campaign up again, where it stood."""
+    from chorus import bulk
+    from chorus.operator import run, settings_from
+
+    run(bulk.reopen_campaign(settings_from(data=data, database_url=database_url), name))
+
+
+@campaign_app.command("prioritise")
+def prioritise_campaign(
+    name: Annotated[str, typer.Argument(help="The campaign's name.")],
+    priority: Priority,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Say how urgent all that is open in a campaign is."""
+    from chorus import bulk
+    from chorus.operator import run, settings_from
+
+    settings = settings_from(data=data, database_url=database_url)
+    run(bulk.prioritise_batches(settings, name, None, priority))
+
+
 def _set_state(name: str, state: str, data: Path | None, database_url: str | None) -> None:
     from chorus.operator import open_database, run, settings_from
     from coordinator.campaigns import set_state
@@ -82,6 +131,10 @@ def _set_state(name: str, state: str, data: Path | None, database_url: str | Non
 def import_images(
     campaign: Annotated[str, typer.Argument(help="The campaign's name.")],
     path: Annotated[Path, typer.Argument(help="A folder, an image, or a JSONL list of paths or URLs.")],
+    batch: Annotated[
+        str | None, typer.Option(help="The batch that new units come into (by default DATE-NUMBER).")
+    ] = None,
+    priority: Priority = 0,
     data: Data = None,
     database_url: DatabaseUrl = None,
     allow_network: Annotated[
@@ -92,9 +145,11 @@ def import_images(
     """Import images into a campaign. Running it again adds nothing twice."""
     from chorus.operator import run, settings_from
     from chorus.progress import import_with_progress
+    from coordinator.importer import NewBatch
 
     settings = settings_from(data=data, database_url=database_url)
-    report = run(import_with_progress(settings, campaign, path, allow_network or []))
+    into = NewBatch(batch, priority)
+    report = run(import_with_progress(settings, campaign, path, into, allow_network or []))
     _tell_import(report)
 
 
@@ -107,7 +162,8 @@ def _tell_import(report: "ImportReport") -> None:
         print(f"{report.skipped_files} files that are not images by their names were passed over.")
     print(
         f"{report.images} new images ({report.near_duplicates} look like one that is there), "
-        f"{report.known} known before, {len(report.refused)} skipped; {report.units} new units."
+        f"{report.known} known before, {len(report.refused)} skipped; {report.units} new units"
+        + (f" in batch {report.batch}." if report.batch else ".")
     )
     if report.refused and not report.images and not report.known:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from chorus import admin_commands, credit_commands, message_commands, volunteer_commands
+from chorus import admin_commands, credit_commands, message_commands, unit_commands, volunteer_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,6 +17,8 @@ app.add_typer(admin_commands.app, name="admin")
 admin_commands.app.add_typer(message_commands.app, name="message")
 admin_commands.app.command("credit")(credit_commands.credit)
 admin_commands.app.add_typer(credit_commands.team_app, name="team")
+admin_commands.app.add_typer(unit_commands.unit_app, name="unit")
+admin_commands.app.add_typer(unit_commands.batch_app, name="batch")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from coordinator.campaigns import Campaigns, find_row
 from coordinator.clock import now
 from coordinator.errors import OperatorError
 from coordinator.fetching import Fetcher
-from coordinator.importer import Importer, ImportReport
+from coordinator.importer import Importer, ImportReport, NewBatch
 from coordinator.keys import keys_of
 from coordinator.objects import Objects
 from coordinator.settings import Settings
@@ -20,7 +20,7 @@ from coordinator.sources import Source, SourceFault, read_sources
 
 
 async def import_with_progress(
-    settings: Settings, campaign_name: str, path: Path, networks: list[str]
+    settings: Settings, campaign_name: str, path: Path, batch: NewBatch, networks: list[str]
 ) -> ImportReport:
     """Imports `path` into the campaign of that name. Raises OperatorError("campaign_unknown", …)."""
     try:
@@ -32,9 +32,8 @@ async def import_with_progress(
         campaigns = Campaigns(db, rng)
         await campaigns.refresh()
         campaign = campaigns.need((await find_row(db, campaign_name)).id)
-        importer = Importer(
-            db, campaign, Objects(settings.objects_folder), keys_of(settings), fetcher, rng, now
-        )
+        objects = Objects(settings.objects_folder)
+        importer = Importer(db, campaign, objects, keys_of(settings), fetcher, rng, now, batch)
         columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             total = sum(isinstance(item, Source | SourceFault) for item in read_sources(path))

@@ -44,9 +44,10 @@ class Operations:
         self._campaigns = campaigns
         self._clock = clock
 
-    async def count(self, selection: Selection) -> int:
-        """How many units are selected."""
-        return sum([len(page) async for page in selections.pages(self._db, selection)])
+    async def count(self, selection: Selection, move: UnitMove | None = None) -> int:
+        """How many units are selected, of those that can make `move` where it is named."""
+        chosen = selection if move is None else _movable(selection, move)
+        return sum([len(page) async for page in selections.pages(self._db, chosen)])
 
     async def cancel(self, selection: Selection, why: Why, told: Told = lambda _: None) -> int:
         """Cancels the selected units that are open; gives how many.
@@ -127,22 +128,21 @@ class Operations:
         opened = replace(selection, states=selection.states & {UnitState.OPEN})
         return await self._each(opened, step, told)
 
-    async def prioritise_batches(
-        self, campaign_id: int, chosen: Sequence[Batch], priority: int, told: Told = lambda _: None
-    ) -> int:
-        """Gives batches another priority: what is open in them, and what is yet imported into them."""
-        ids = [batch.id for batch in chosen]
-        await self._db.transaction("batches", lambda tx: batches.set_priority(tx, ids, priority))
-        selection = await self.of_batches(campaign_id, chosen)
-        return await self.prioritise(selection, priority, told)
-
-    async def of_batches(self, campaign_id: int, chosen: Sequence[Batch]) -> Selection:
-        """Everything in these batches."""
+    async def prioritise_batch(self, batch: Batch, priority: int, told: Told = lambda _: None) -> int:
+        """Gives a batch another priority: what is open in it, and what is yet imported into it."""
 
         async def body(tx: Transaction) -> list[tuple[int, int]]:
-            return [one for batch in chosen for one in await batches.ranges(tx, batch.id)]
+            await batches.set_priority(tx, batch.campaign_id, priority, batch.id)
+            return await batches.ranges(tx, batch.id)
 
-        return Selection(campaign_id, frozenset(UnitState), await self._db.transaction("ranges", body))
+        ranges = await self._db.transaction("batch", body)
+        chosen = Selection(batch.campaign_id, frozenset({UnitState.OPEN}), ranges)
+        return await self.prioritise(chosen, priority, told)
+
+    async def prioritise_campaign(self, campaign_id: int, priority: int, told: Told = lambda _: None) -> int:
+        """Gives all batches of a campaign, and whatever else is open in it, another priority."""
+        await self._db.transaction("batches", lambda tx: batches.set_priority(tx, campaign_id, priority))
+        return await self.prioritise(Selection(campaign_id, frozenset({UnitState.OPEN})), priority, told)
 
     async def cancel_campaign(self, campaign_id: int, words: str, told: Told = lambda _: None) -> int:
         """Ends a campaign: no more of it is handed out or imported, and what is open is cancelled."""

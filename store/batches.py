@@ -88,10 +88,10 @@ async def of_campaign(tx: Transaction, campaign_id: int) -> list[Batch]:
     return [Batch(*row) for row in await tx.sql.execute(statement)]
 
 
-async def set_priority(tx: Transaction, batch_ids: Sequence[int], priority: int) -> None:
-    """Changes how urgent these batches are for units that are yet to come into them."""
-    statement = sa.update(batches).where(batches.c.id.in_(batch_ids)).values(priority=priority)
-    await tx.sql.execute(statement)
+async def set_priority(tx: Transaction, campaign_id: int, priority: int, batch_id: int | None = None) -> None:
+    """Says how urgent units are that are yet to come into a batch, or into any of the campaign's."""
+    statement = sa.update(batches).where(batches.c.campaign_id == campaign_id).values(priority=priority)
+    await tx.sql.execute(statement if batch_id is None else statement.where(batches.c.id == batch_id))
 
 
 async def add_ranges(tx: Transaction, batch: Batch, ranges: Sequence[tuple[int, int]]) -> None:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from psycopg.rows import class_row
@@ -54,19 +53,6 @@ past_results = sa.Table(
     sa.Column("returned_at", sa.DateTime(timezone=True), nullable=False),
     sa.CheckConstraint("octet_length(hash) = 32", name="hash"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PastRound:
-    """How a round ended, and why the unit was reopened."""
-
-    round: int
-    state: str
-    canonical_user_id: int | None
-    verdict: dict[str, Any]
-    settled_at: datetime
-    reopened_at: datetime
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +193,3 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS r
 """
-
-
-async def of_unit(tx: Transaction, campaign_id: int, unit_id: int) -> list[PastRound]:
-    """The rounds of a unit that were reopened, oldest first."""
-    columns = [column for column in past_rounds.c if column.name not in {"campaign_id", "unit_id"}]
-    where = (past_rounds.c.campaign_id == campaign_id, past_rounds.c.unit_id == unit_id)
-    rows = await tx.sql.execute(sa.select(*columns).where(*where).order_by(past_rounds.c.round))
-    return [PastRound(*row) for row in rows]

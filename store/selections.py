@@ -117,3 +117,55 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (SELECT filename FROM contents WHERE id = u.content_id OFFSET 0) AS i
 ORDER BY u.campaign_id, u.id
 """
+
+
+async def whole(tx: Transaction, campaign_id: int, unit_id: int) -> dict[str, Any]:
+    """All that is known of a unit, for people: its answers, leases, annotations and past rounds."""
+    found = await tx.raw.execute(WHOLE, {"campaign": campaign_id, "unit": unit_id})
+    [(known,)] = await found.fetchall()
+    return dict(known)
+
+
+_ANSWER = """jsonb_build_object(
+    'user', (SELECT name FROM users WHERE id = r.user_id), 'host', r.host_id, 'model', r.model,
+    'returned_at', r.returned_at, 'late', r.late,
+    'answer', COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb))"""
+
+WHOLE = f"""
+SELECT jsonb_build_object(
+    'id', u.id, 'campaign', c.name, 'perspective', t.name, 'image', i.filename, 'state', u.state,
+    'block', u.block, 'verdict', u.verdict, 'created_at', u.created_at, 'settled_at', u.settled_at,
+    'batch', (SELECT b.name FROM batch_ranges s JOIN batches b ON b.id = s.batch_id
+              WHERE s.campaign_id = u.campaign_id AND u.id BETWEEN s.first_unit AND s.last_unit
+              ORDER BY s.first_unit DESC LIMIT 1),
+    'canonical_user', (SELECT name FROM users WHERE id = u.canonical_user_id),
+    'waiting', (SELECT count(*) FROM ready
+                WHERE campaign_id = u.campaign_id AND perspective_id = u.perspective_id AND tier = u.tier
+                  AND lane BETWEEN 0 AND 31 AND block = u.block AND shuffle = u.shuffle AND unit_id = u.id),
+    'leases', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                   'user', (SELECT name FROM users WHERE id = l.user_id), 'host', l.host_id,
+                   'leased_at', l.leased_at, 'deadline', l.deadline) ORDER BY l.leased_at), '[]')
+               FROM leases l WHERE l.campaign_id = u.campaign_id AND l.unit_id = u.id),
+    'ended_leases', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                         'user', (SELECT name FROM users WHERE id = p.user_id), 'host', p.host_id,
+                         'ending', p.ending, 'detail', p.detail, 'ended_at', p.ended_at) ORDER BY p.id), '[]')
+                     FROM past_leases p WHERE p.campaign_id = u.campaign_id AND p.unit_id = u.id),
+    'results', (SELECT COALESCE(jsonb_agg({_ANSWER} ORDER BY r.returned_at, r.user_id), '[]')
+                FROM results r WHERE r.campaign_id = u.campaign_id AND r.unit_id = u.id),
+    'annotations', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                        'id', a.id, 'version', a.version, 'status', a.status) ORDER BY a.version), '[]')
+                    FROM annotations a WHERE a.campaign_id = u.campaign_id AND a.unit_id = u.id),
+    'past_rounds', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                        'round', o.round, 'state', o.state, 'verdict', o.verdict,
+                        'settled_at', o.settled_at, 'reopened_at', o.reopened_at, 'reason', o.reason,
+                        'results', (SELECT COALESCE(jsonb_agg({_ANSWER} ORDER BY r.returned_at), '[]')
+                                    FROM past_results r
+                                    WHERE r.campaign_id = o.campaign_id AND r.unit_id = o.unit_id
+                                      AND r.round = o.round)) ORDER BY o.round), '[]')
+                    FROM past_rounds o WHERE o.campaign_id = u.campaign_id AND o.unit_id = u.id))
+FROM units u
+JOIN campaigns c ON c.id = u.campaign_id
+JOIN tasks t ON t.campaign_id = u.campaign_id AND t.perspective_id = u.perspective_id
+JOIN contents i ON i.id = u.content_id
+WHERE u.campaign_id = %(campaign)s AND u.id = %(unit)s
+"""  # noqa: S608 (constants of this module)

@@ -275,3 +275,84 @@ def test_commands_work_while_nothing_runs(data_folder: Path) -> None:
     exported = chorus("admin", "export", "scenes", "--out", data_folder / "out", *where)
     assert "0 annotations" in exported.stdout
     shutil.rmtree(data_folder / "data")
+
+
+# --- units, batches and campaigns in bulk ---
+
+
+def told(street: Street, *arguments: str | Path) -> str:
+    """What a command says that does what it is told."""
+    done = street.admin(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def batch_of(street: Street, campaign: str, name: str) -> dict[str, Any]:
+    listed = json.loads(told(street, "batch", "list", campaign, "--json"))
+    return next(batch for batch in listed if batch["batch"] == name)
+
+
+@pytest.fixture(scope="module")
+def bulk(street: Street) -> Street:
+    """The street with another campaign, of two batches, that its volunteers have finished."""
+    folder = Path(tempfile.mkdtemp(dir=street.folder))
+    told(street, "campaign", "create", write_campaign(folder, "bulk"))
+    for number, name in enumerate(("first", "second")):
+        images = draw_scenes(folder / name, 3, seed=31 + number)
+        said = told(street, "import", "bulk", images, "--batch", name, "--priority", str(-number))
+        assert f"3 new units in batch {name}." in said
+    wait_until(lambda: campaign_of(street, "bulk")["open"] == 0, 60, pause_s=0.3)
+    return street
+
+
+def test_batches_are_listed_with_their_progress(bulk: Street) -> None:
+    first, second = batch_of(bulk, "bulk", "first"), batch_of(bulk, "bulk", "second")
+    assert (first["units"], first["priority"], first["done"]) == (3, 0, 1.0)
+    assert (second["priority"], second["open"]) == (-1, 0)
+    table = told(bulk, "batch", "list", "bulk")
+    assert "first" in table
+    assert "100%" in table
+    assert "[batch_unknown]" in refused(bulk, "batch", "cancel", "bulk", "third")
+
+
+def test_units_are_listed_and_shown_with_all_their_answers(bulk: Street) -> None:
+    listed = json.loads(told(bulk, "unit", "list", "--campaign", "bulk", "--batch", "first", "--json"))
+    assert len(listed) == 3
+    assert len(json.loads(told(bulk, "unit", "list", "--campaign", "bulk", "--limit", "2", "--json"))) == 2
+    assert "No unit is like that." in told(bulk, "unit", "list", "--campaign", "bulk", "--state", "open")
+    shown = json.loads(told(bulk, "unit", "show", str(listed[0]["id"]), "--json"))
+    assert (shown["campaign"], shown["batch"], shown["priority"]) == ("bulk", "first", 0)
+    assert {result["user"] for result in shown["results"]} == {"ada", "ben"}
+    assert "results: 2" in told(bulk, "unit", "show", str(listed[0]["id"]))
+    assert "[state_unknown]" in refused(bulk, "unit", "list", "--campaign", "bulk", "--state", "x")
+    assert "[selection_unclear]" in refused(bulk, "unit", "list")
+    assert "[unit_unknown]" in refused(bulk, "unit", "show", "999999")
+
+
+def test_a_batch_is_reopened_after_a_yes_and_its_volunteers_answer_it_again(bulk: Street) -> None:
+    assert "[not_confirmed]" in refused(bulk, "batch", "reopen", "bulk", "first")
+    assert batch_of(bulk, "bulk", "first")["open"] == 0
+    said = told(bulk, "batch", "reopen", "bulk", "first", "--yes", "--because", "blurred")
+    assert "3 units reopened." in said
+    wait_until(lambda: campaign_of(bulk, "bulk")["open"] == 0, 60, pause_s=0.3)
+    [one, *_] = json.loads(told(bulk, "unit", "list", "--campaign", "bulk", "--batch", "first", "--json"))
+    shown = json.loads(told(bulk, "unit", "show", str(one["id"]), "--json"))
+    [past] = shown["past_rounds"]
+    assert (past["reason"], len(past["results"]), len(shown["results"])) == ("blurred", 2, 2)
+
+
+def test_a_cancelled_campaign_says_how_it_goes_on(bulk: Street, tmp_path: Path) -> None:
+    told(bulk, "campaign", "pause", "bulk")
+    told(bulk, "import", "bulk", draw_scenes(tmp_path / "more", 2, seed=41), "--batch", "third")
+    assert "2 open units have priority 3." in told(bulk, "campaign", "prioritise", "bulk", "--priority", "3")
+    assert "and 2 open units with it" in told(bulk, "campaign", "cancel", "bulk", "--yes")
+    status = campaign_of(bulk, "bulk")
+    assert (status["state"], status["cancelled"], status["open"]) == ("cancelled", 2, 0)
+    for refusal in (("campaign", "resume", "bulk"), ("unit", "reopen", "--campaign", "bulk", "--yes")):
+        assert "chorus admin campaign reopen bulk" in refused(bulk, *refusal)
+    assert "[campaign_cancelled]" in refused(bulk, "import", "bulk", tmp_path / "more")
+    assert "with 2 units" in told(bulk, "campaign", "reopen", "bulk")
+    assert "[campaign_not_cancelled]" in refused(bulk, "campaign", "reopen", "bulk")
+    wait_until(lambda: campaign_of(bulk, "bulk")["open"] == 0, 60, pause_s=0.3)
+    assert batch_of(bulk, "bulk", "third")["cancelled"] == 0
+    assert "[nothing_selected]" in refused(bulk, "batch", "cancel", "bulk", "third", "--yes")

@@ -121,7 +121,7 @@ async def test_units_that_are_born_while_a_batch_is_moved_come_with_its_new_prio
     await desk.run(campaign, photos, NewBatch("street"))
     commands = Operations(engine.db, engine.campaigns, engine.now)
     [batch] = await engine.db.transaction("batches", lambda tx: batches.of_campaign(tx, campaign.id))
-    assert await commands.prioritise_batches(campaign.id, [batch], 3) == 3
+    assert await commands.prioritise_batch(batch, 3) == 3
     _save(tmp_path / "more" / "d.jpg", _picture(4))
     await desk.run(campaign, tmp_path / "more", NewBatch("street"))
     assert {priority_of(row[0]) for row in await engine.fetch("SELECT block FROM units")} == {3}
