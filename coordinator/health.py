@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -12,44 +12,38 @@ from coordinator import metrics
 
 LOOK_S = 0.2  # how soon a watcher is told of a change
 
-# What a work server does again and again: how often (s), and how long ago (s) it may be while it is ready.
-PICTURES = {
-    "pulse": (3.0, 10.0),
-    "campaigns": (1.0, 5.0),
-    "identity": (1.0, 5.0),
-    "trust": (1.0, 10.0),
-    "shelves": (0.2, 2.0),
-}
-
 Faults = Callable[[], Awaitable[list[str]]]
 """Why not to send work here; empty where nothing is wrong."""
 
 
 class Readiness:
-    """What a process says of itself. It is ready while each of its pictures of the database was read within
-    its limit (in seconds), the last reading did not fail, and it is not about to stop."""
+    """What a process says of itself. It is ready while each of its pictures of the database is good: read
+    without a fault, not too long ago. Once it drains it is never ready again."""
 
-    def __init__(self, pictures: Mapping[str, float], clock: Callable[[], float] = time.time) -> None:
-        self._limits = dict(pictures)
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._read: dict[str, float] = {}
-        self._failed: set[str] = set()
+        self._good_until: dict[str, float] = {}
         self._stopping = asyncio.Event()
 
-    def watched(self, picture: str, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
-        """The step that reads a picture, with a note of how it went."""
+    def watched(
+        self, picture: str, holds_s: float, step: Callable[[], Awaitable[object]]
+    ) -> Callable[[], Awaitable[None]]:
+        """The step that reads a picture, which is then good for `holds_s` seconds."""
+        self._note(picture, 0.0)
 
         async def look() -> None:
             try:
                 await step()
             except Exception:
-                self._failed.add(picture)
+                self._note(picture, 0.0)
                 raise
-            self._failed.discard(picture)
-            self._read[picture] = self._clock()
-            metrics.PICTURES.labels(picture).set(self._read[picture])
+            self._note(picture, self._clock() + holds_s)
 
         return look
+
+    def _note(self, picture: str, good_until: float) -> None:
+        self._good_until[picture] = good_until
+        metrics.PICTURES.labels(picture).set(good_until)
 
     def drain(self) -> None:
         """Says from now on that no more work should be sent."""
@@ -70,12 +64,8 @@ class Readiness:
     async def faults(self) -> list[str]:
         """What is wrong."""
         now = self._clock()
-        old = [
-            f"picture_stale: {name} was not read for {limit:g} s"
-            for name, limit in self._limits.items()
-            if name in self._failed or now - self._read.get(name, 0.0) > limit
-        ]
-        return ["stopping", *old] if self.draining else old
+        stale = [f"picture_stale: {name}" for name, until in self._good_until.items() if until < now]
+        return ["stopping", *stale] if self.draining else stale
 
 
 def health_routes(faults: Faults) -> list[Route]:

@@ -15,7 +15,7 @@ from coordinator.web_server import web_server
 @contextlib.asynccontextmanager
 async def image_server(settings: Settings) -> AsyncIterator[None]:
     """Serves images while the context lasts."""
-    keys, readiness = keys_of(settings), Readiness({})
+    keys, readiness = keys_of(settings), Readiness()
     app = image_app(ImageUrls(settings.images_base, keys), Objects(settings.objects_folder), readiness.faults)
     async with web_server(
         app, settings.host, settings.images_port, certificate=keys.certificate, private_key=keys.private_key

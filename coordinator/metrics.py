@@ -26,8 +26,8 @@ GROUPS = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 PICTURES = Gauge(
-    "chorus_picture_timestamp_seconds",
-    "When a work server last read what it keeps in memory of the database.",
+    "chorus_picture_good_until_seconds",
+    "Until when what a work server keeps in memory of the database is good, 0 where the last reading failed.",
     ("picture",),
     multiprocess_mode="all",
 )

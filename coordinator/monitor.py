@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from coordinator.health import PICTURES, Readiness, health_routes
+from coordinator.health import Readiness, health_routes
 from coordinator.settings import Settings
 from coordinator.steps import again, guarded
 from coordinator.web_server import web_server
@@ -37,7 +37,7 @@ log = structlog.get_logger("monitor")
 async def monitor(settings: Settings, database_url: str) -> AsyncIterator[None]:
     """Serves the page while the context lasts."""
     db = Database.connect(database_url, pool_size=2)
-    gauges, readiness = VitalGauges(db), Readiness({})
+    gauges, readiness = VitalGauges(db), Readiness()
     faults = CoordinatorFaults(db, readiness, settings.metrics_folder)
     reading = asyncio.create_task(_read(gauges))
     app = monitor_app(gauges, faults, settings.metrics_folder)
@@ -98,19 +98,19 @@ class CoordinatorFaults:
         """Read from the work servers' own files, so that one that hangs is seen."""
         files = [str(file) for file in self._folder.glob("gauge_all_work-*.db")]
         merged = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]  # as above
-        read = {
+        good_until = {
             (sample.labels["pid"], sample.labels["picture"]): sample.value
             for metric in merged
-            if metric.name == "chorus_picture_timestamp_seconds"
+            if metric.name == "chorus_picture_good_until_seconds"
             for sample in metric.samples
         }
-        if not read:
+        if not good_until:
             return ["no_work_server"]
         now = time.time()
         return [
-            f"picture_stale: {name} of {process} is {now - value:.0f} s old"
-            for (process, name), value in sorted(read.items())
-            if now - value > PICTURES[name][1]
+            f"picture_stale: {name} of {process}"
+            for (process, name), until in sorted(good_until.items())
+            if until < now
         ]
 
 

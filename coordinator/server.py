@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -13,7 +13,7 @@ from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.facts import UnitFacts
 from coordinator.grpc_health import HealthService
-from coordinator.health import PICTURES, Readiness
+from coordinator.health import Readiness
 from coordinator.identity import Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys, keys_of
@@ -59,17 +59,21 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     async def beat() -> None:
         await pulse.beat(db, now())
 
-    steps = {
-        "pulse": beat,
-        "campaigns": campaigns.refresh,
-        "identity": identity.refresh,
-        "trust": trust.refresh,
-        "messages": messages.refresh,
-        "shelves": leasing.look_at_shelves,
+    readiness = Readiness()
+    # Name: how often (s) it is done, how long (s) it holds, and what.
+    steps: dict[str, tuple[float, float, Callable[[], Awaitable[object]]]] = {
+        "pulse": (3.0, 10.0, beat),
+        "campaigns": (1.0, 5.0, campaigns.refresh),
+        "identity": (1.0, 5.0, identity.refresh),
+        "trust": (1.0, 10.0, trust.refresh),
+        "messages": (3.0, 60.0, messages.refresh),
+        "shelves": (0.2, 2.0, leasing.look_at_shelves),
     }
-    readiness = Readiness({name: holds_s for name, (_, holds_s) in PICTURES.items()})
-    pictures = {name: readiness.watched(name, step) for name, step in steps.items()}
-    for refresh in pictures.values():
+    pictures = {
+        name: (every_s, readiness.watched(name, holds_s, step))
+        for name, (every_s, holds_s, step) in steps.items()
+    }
+    for _, refresh in pictures.values():
         await refresh()
     server = _grpc_server()
     work_pb2_grpc.add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated
@@ -78,7 +82,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     await server.start()
     async with asyncio.TaskGroup() as tasks:
         refreshing = [
-            tasks.create_task(again(PICTURES[name][0], name, refresh)) for name, refresh in pictures.items()
+            tasks.create_task(again(every_s, name, refresh)) for name, (every_s, refresh) in pictures.items()
         ]
         try:
             yield port

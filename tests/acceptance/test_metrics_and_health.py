@@ -1,6 +1,7 @@
 """Metrics and health of real processes: what they say while they are killed, cut off and told to stop."""
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -119,8 +120,9 @@ def test_without_its_database_a_coordinator_is_not_ready_and_then_ready_again(st
     supervisor.send_signal(signal.SIGSTOP)  # so that it does not start the database again at once
     try:
         for process in street.process.family():
-            if process.name() == "postgres":
-                process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == "postgres":
+                    process.kill()
         wait_until(lambda: _get(street, "/readyz").status_code == 503, 2)
         wait_until(lambda: _grpc_status(street) == NOT_SERVING, 2)
         assert "database_unreachable" in _get(street, "/readyz").text

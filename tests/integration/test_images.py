@@ -111,7 +111,7 @@ def test_odd_paths_and_queries_are_refused_never_a_fault(
 ):
     settings = Settings(data=tmp_path)
     app = image_app(
-        ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder), Readiness({}).faults
+        ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder), Readiness().faults
     )
     place = path if raw else DIGEST.hex()
     query = f"expires={quote(expires, safe='')}&mac={quote(mac, safe='')}"
@@ -134,7 +134,7 @@ def test_odd_paths_and_queries_are_refused_never_a_fault(
 def test_paths_that_climb_find_nothing(tmp_path: Path, path: str):
     settings = Settings(data=tmp_path)
     app = image_app(
-        ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder), Readiness({}).faults
+        ImageUrls("https://h", _keys(settings)), Objects(settings.objects_folder), Readiness().faults
     )
     response = TestClient(app).get(f"http://h{path}", follow_redirects=False)
     assert response.status_code in {307, 403, 404}

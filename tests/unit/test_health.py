@@ -18,8 +18,8 @@ class Process:
 
     def __init__(self) -> None:
         self.time, self.fails = 100.0, False
-        self.readiness = Readiness({"shelves": 2.0}, lambda: self.time)
-        self.look = self.readiness.watched("shelves", self._step)
+        self.readiness = Readiness(lambda: self.time)
+        self.look = self.readiness.watched("shelves", 2.0, self._step)
 
     async def _step(self) -> None:
         if self.fails:
