@@ -93,6 +93,9 @@ def demo(
 def bench(
     what: Annotated[str, typer.Argument(help="What to measure: engine.")] = "engine",
     quick: Annotated[bool, typer.Option(help="Small and short.")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder in which the bench's databases are made, and kept.")
+    ] = None,
 ) -> None:
     """Measure this machine: a table, and JSON as the last line."""
     from chorus.bench import engine
@@ -100,7 +103,7 @@ def bench(
 
     if what != "engine":
         give_up("bench_unknown", f"There is no bench '{what}'. There is: engine.")
-    engine.run(quick=quick)
+    engine.run(quick=quick, keep=keep)
 
 
 def main() -> None:

@@ -51,8 +51,12 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Running]:
+async def coordinator(
+    settings: Settings, workers: int = 1, server: str = "chorus.serve"
+) -> AsyncIterator[Running]:
     """A whole coordinator for as long as the context lasts. Processes that die are started again.
+
+    `server` is the module that is run for each of its processes.
 
     Raises OperatorError("already_up") where another one runs on the same data folder.
     """
@@ -76,7 +80,7 @@ async def coordinator(settings: Settings, workers: int = 1) -> AsyncIterator[Run
             settings = settings.model_copy(update={"database_url": url})
         await _prepare(settings)
         metric_files.forget(settings.metrics_folder)
-        children = _children(settings, workers)
+        children = _children(settings, workers, server)
         try:
             await asyncio.gather(*(child.start() for child in children.values()))
             watchers = [asyncio.create_task(keep_running(child)) for child in children.values()]
@@ -116,7 +120,7 @@ async def _prepare(settings: Settings) -> None:
     keys_of(settings)
 
 
-def _children(settings: Settings, workers: int) -> dict[str, Child]:
+def _children(settings: Settings, workers: int, server: str) -> dict[str, Child]:
     environment = {
         f"CHORUS_{name.upper()}": str(value)
         for name, value in settings.model_dump().items()
@@ -126,7 +130,7 @@ def _children(settings: Settings, workers: int) -> dict[str, Child]:
     roles = [f"work-{number}" for number in range(1, workers + 1)] + ["images", "upkeep"]
     logs = settings.data / "logs"
     return {
-        role: Child(role, python("-m", "chorus.serve", role.split("-")[0]), environment, logs / f"{role}.log")
+        role: Child(role, python("-m", server, role.split("-")[0]), environment, logs / f"{role}.log")
         for role in roles
     }
 

@@ -42,8 +42,8 @@ class Hearing:
     """The features of answers by the hash of their result; bounded."""
 
     def __init__(self, campaigns: Campaigns, facts: UnitFacts) -> None:
-        self._campaigns = campaigns
-        self._facts = facts
+        self.campaigns = campaigns
+        self.facts = facts
         self._heard: dict[bytes, Features] = {}
 
     def __getitem__(self, digest: bytes) -> Features:
@@ -52,15 +52,15 @@ class Hearing:
 
     async def read(self, answers: Sequence[tuple[Key, bytes, bytes]]) -> Readings:
         """Reads answers (unit, hash, body) against their tasks, before any lock is held."""
-        facts = await self._facts.of([key for key, _, _ in answers])
+        facts = await self.facts.of([key for key, _, _ in answers])
         readings: dict[tuple[Key, bytes], Reading] = {}
         for key, digest, body in answers:
-            campaign = await self._campaigns.find(key[0]) if key in facts else None
+            campaign = await self.campaigns.find(key[0]) if key in facts else None
             if campaign is None:
                 continue
             perspective_id, content_id = facts[key]
             perspective = campaign.tasks[perspective_id].task.perspective
-            background = await self._campaigns.background(campaign.id, perspective_id)
+            background = await self.campaigns.background(campaign.id, perspective_id)
             words, stored, fault = None, None, ""
             try:
                 content, is_normal = decode_answer(body, perspective)
@@ -86,7 +86,7 @@ class Hearing:
             return
         for digest, answer in (await results.answers(tx, list(unheard.values()))).items():
             unit = units[unheard[digest].campaign_id, unheard[digest].unit_id]
-            campaign = self._campaigns.need(unit.campaign_id)
+            campaign = self.campaigns.need(unit.campaign_id)
             perspective = campaign.tasks[unit.perspective_id].task.perspective
             self._heard[digest] = campaign.policy.features(answer, perspective)
 
