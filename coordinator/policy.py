@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -52,7 +53,7 @@ class Policy(BaseModel):
         """A checked answer, prepared for the campaign's cross-check."""
         return features(answer, perspective, lexical=self.cross_check == "lexical")
 
-    @property
+    @cached_property
     def sole_weight(self) -> float:
         """The weight from which a host's answer may settle a unit alone, but for spot checks.
 
@@ -63,7 +64,7 @@ class Policy(BaseModel):
         prior = Quorum().prior
         return max(SOLE, self.confidence / (1 - self.confidence) * (1 - prior) / prior)
 
-    @property
+    @cached_property
     def quorum(self) -> Quorum:
         """The cross-check's part of the policy."""
         return Quorum(

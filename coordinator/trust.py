@@ -10,7 +10,7 @@ from store import ledger
 from store.database import Database
 from store.ledger import EvidenceRow
 
-OVERLAP = timedelta(seconds=10)  # folds commit in any order, on machines whose clocks differ
+OVERLAP = timedelta(seconds=10)  # folds that began earlier may commit later
 _NEUTRAL = (0.8, 1.25)  # weights that change nothing need no room
 
 

@@ -61,7 +61,7 @@ def jobs(
         return await db.transaction("book", lambda tx: annotations.book_settled(tx, BATCH, clock()))
 
     async def fold() -> int:
-        return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH, clock(), HALF_LIVES))
+        return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH, HALF_LIVES))
 
     async def extend() -> int:
         return await pulse.extend(db)

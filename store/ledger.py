@@ -51,7 +51,8 @@ ledger = sa.Table(
 )
 
 # Totals are for people; the sums with a half-life in their name, as of `as_of`, are evidence. Work that was
-# accepted without another's answer ("unchecked") earns credit and proves nothing.
+# accepted without another's answer ("unchecked") earns credit and proves nothing. `folded_at` is by the
+# database's clock, so that whoever reads what changed since misses nothing.
 standings = sa.Table(
     "standings",
     metadata,
@@ -158,14 +159,14 @@ class HalfLives:
     week: float
 
 
-async def fold(tx: Transaction, limit: int, now: datetime, half_lives: HalfLives) -> int:
+async def fold(tx: Transaction, limit: int, half_lives: HalfLives) -> int:
     """Adds up to `limit` unfolded entries to standings and credit totals; gives how many.
 
     Each is added once however many fold at a time. What fades does so by the entries' own times, so that it
     does not matter in which order they are folded. An entry that takes another back counts as one less.
     """
     lives = {"month": half_lives.month, "hour": half_lives.hour, "week": half_lives.week}
-    found = await tx.raw.execute(FOLD, {"limit": limit, "now": now, **lives})
+    found = await tx.raw.execute(FOLD, {"limit": limit, **lives})
     row = await found.fetchone()
     return 0 if row is None else int(row[0])
 
@@ -205,7 +206,7 @@ WITH picked AS (
            COALESCE(sum(sign * month) FILTER (WHERE judgement = 'failed'), 0) AS month_failed,
            COALESCE(sum(sign * hour) FILTER (WHERE judgement = 'agreed'), 0) AS hour_agreed,
            COALESCE(sum(sign * hour) FILTER (WHERE judgement = 'disagreed'), 0) AS hour_disagreed,
-           max(as_of) AS as_of, %(now)s::timestamptz AS folded_at
+           max(as_of) AS as_of, now() AS folded_at
     FROM faded GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 ), folded AS (
     INSERT INTO standings AS s (host_id, campaign_id, perspective_id, model, agreed, disagreed, failed,
@@ -334,7 +335,13 @@ ORDER BY s.credit DESC, s.campaign_id, s.perspective_id, s.model LIMIT %(limit)s
 
 
 async def total_credit(tx: Transaction) -> float:
-    """All credit that was ever given."""
-    found = await tx.raw.execute("SELECT COALESCE(sum(credit), 0) FROM ledger")
+    """All credit that was ever given, without reading what was folded again."""
+    found = await tx.raw.execute(TOTAL_CREDIT)
     row = await found.fetchone()
     return 0.0 if row is None else float(row[0])
+
+
+TOTAL_CREDIT = """
+SELECT COALESCE((SELECT sum(credit) FROM credit_totals WHERE owner = 'user'), 0)
+     + COALESCE((SELECT sum(credit) FROM ledger WHERE NOT folded), 0)
+"""

@@ -105,7 +105,8 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"campaigns": [1, 2], "perspectives": [1, 1], "tiers": [0, 0], "lanes": [0, 0], "limit": 1000},
     ),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
-    "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "now": NOW, "month": 2e6, "hour": 3600.0, "week": 6e5}),
+    "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "month": 2e6, "hour": 3600.0, "week": 6e5}),
+    "ledger.TOTAL_CREDIT": (ledger.TOTAL_CREDIT, {}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
     "units.SET_BLOCKS": (units.SET_BLOCKS, KEYS | {"blocks": [7] * 32}),
     "shelves.MOVE": (

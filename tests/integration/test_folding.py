@@ -88,7 +88,7 @@ def _fold(
         when = END - timedelta(seconds=e.age_s)
         back = (True, number) if e.sign < 0 else (False, None)
         connection.execute(ADD, (number, e.host, e.host, e.model, e.judgement, e.credit, when, *back))
-    while connection.execute(ledger.FOLD, {"limit": limit, "now": END, **lives}).fetchone() != (0,):
+    while connection.execute(ledger.FOLD, {"limit": limit, **lives}).fetchone() != (0,):
         pass
     ends = {"end": END, **lives}
     return connection.execute(SUMS, ends).fetchall(), connection.execute(TOTALS, ends).fetchall()

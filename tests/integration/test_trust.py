@@ -91,7 +91,7 @@ async def test_a_host_that_declares_another_model_is_checked_as_anybody(engine: 
 async def test_trust_that_is_lost_while_leases_run_is_lost_for_them_too(engine: Engine):
     ann, bob = await _trusted(engine, spot_check=0)
     held = await engine.lease(ann, want=10)
-    await engine.fetch("UPDATE standings SET hour_disagreed = 9, folded_at = now() + '1 year' RETURNING 1")
+    await engine.fetch("UPDATE standings SET hour_disagreed = 9, folded_at = now() RETURNING 1")
     await engine.trust.refresh()
     await engine.give(ann, {key_of(unit): caption(unit.id) for unit in held})
     ids = [unit.id for unit in held]
