@@ -159,6 +159,9 @@ class Leasing:
                 self._note_spent(users[0], shelf, block, now)
             following = await shelves.block_after(tx, shelf, block)
             if following is None:
+                # What comes back to a block that was passed over is seen the next time.
+                for user_id in users:
+                    self._spent.pop((user_id, _row(shelf)), None)
                 return
             block, start = following, 0
 

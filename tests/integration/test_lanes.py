@@ -38,3 +38,16 @@ async def test_a_doubled_replica_vanishes_instead_of_failing_every_draw(engine: 
     drawn = [await engine.lease(await engine.host()) for _ in range(2)]
     assert [[unit.lane for unit in units] for units in drawn] == [[1], []]
     assert await engine.fetch("SELECT lane FROM ready") == []
+
+
+async def test_a_shelf_that_held_nothing_for_a_user_is_looked_at_again_the_next_time(engine: Engine) -> None:
+    """Who finds only its own units on a shelf must not miss what comes back to it."""
+    await engine.images(await engine.campaign(), 4)
+    first, second, third = [await engine.host() for _ in range(3)]
+    [unit] = await engine.lease(first, want=1)
+    await engine.lease(second, want=1)
+    assert len(await engine.lease(third, want=3)) == 3
+    for _ in range(3):
+        assert await engine.lease(third) == []
+    await engine.work.release(second, [key_of(unit)], "bed time")
+    assert [found.id for found in await engine.lease(third)] == [unit.id]
