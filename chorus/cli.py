@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from chorus import admin_commands, credit_commands, message_commands, unit_commands, volunteer_commands
+from chorus import (
+    admin_commands,
+    credit_commands,
+    host_commands,
+    message_commands,
+    unit_commands,
+    volunteer_commands,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(volunteer_commands.app, name="volunteer")
 app.add_typer(admin_commands.app, name="admin")
+admin_commands.app.add_typer(host_commands.app, name="host")
 admin_commands.app.add_typer(message_commands.app, name="message")
 admin_commands.app.command("credit")(credit_commands.credit)
 admin_commands.app.add_typer(credit_commands.team_app, name="team")

@@ -24,6 +24,7 @@ from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, Returned
 from coordinator.scheduler import Scheduler
 from coordinator.settlement import Key
 from coordinator.standing import standing
+from coordinator.throttle import Held, Throttle
 from coordinator.work import Work
 from protos import signing, work_pb2, work_pb2_grpc
 from protos.tier import Tier
@@ -100,6 +101,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     work: Work
     returns: Returns
     messages: Messages
+    throttle: Throttle
     keys: Keys
     urls: ImageUrls
 
@@ -227,11 +229,18 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             tier = Tier.parse(request.tier)
         except ValueError as error:
             raise CallRefused(work_pb2.INVALID_REQUEST, str(error)) from error
-        want = min(request.want, MAX_WANT)
+        returned = len(response.acks)
+        allowed = self.throttle.allow(caller.host_id, min(request.want, MAX_WANT), returned)
+        if allowed.because is not None:
+            response.idle_reason = "parked" if allowed.because is Held.PARKED else "over_quota"
+            response.retry_ms = allowed.retry_ms
+            return
+        want = allowed.want
         leased = await self.leasing(caller, tier, request.perspectives, want)
         if not leased.units and request.wait_ms and not response.acks:
             await self.scheduler.refreshed(min(request.wait_ms / 1000, MAX_WAIT_S))
             leased = await self.leasing(caller, tier, request.perspectives, want)
+        self.throttle.unused(caller.host_id, allowed, want - len(leased.units))
         if leased.units:
             response.lease.CopyFrom(self._lease_batch(caller, leased))
         else:

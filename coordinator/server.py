@@ -24,6 +24,7 @@ from coordinator.rpc import CoordinatorService
 from coordinator.scheduler import Scheduler
 from coordinator.settings import Settings
 from coordinator.steps import again
+from coordinator.throttle import Throttle
 from coordinator.trust import Trust
 from coordinator.work import Work
 from protos import work_pb2_grpc
@@ -36,25 +37,9 @@ MAX_MESSAGE = 8 * 1024 * 1024
 @contextlib.asynccontextmanager
 async def work_server(settings: Settings, database_url: str) -> AsyncIterator[int]:
     """Serves work while the context lasts; gives the port."""
-    keys, rng = keys_of(settings), random.Random()  # noqa: S311 (order of work, no secret)
+    keys = keys_of(settings)
     db = Database.connect(database_url, pool_size=settings.pool)
-    campaigns, scheduler = Campaigns(db, rng), Scheduler(rng)
-    facts = UnitFacts(db)
-    trust = Trust(db, rng, now)
-    leasing = Leasing(db, campaigns, scheduler, facts, trust, now)
-    identity, messages = Identity(db, keys, now), Messages(db, now)
-    service = CoordinatorService(
-        db=db,
-        identity=identity,
-        campaigns=campaigns,
-        scheduler=scheduler,
-        leasing=leasing,
-        work=Work(db, campaigns, now),
-        returns=Returns(db, campaigns, facts, trust, now),
-        messages=messages,
-        keys=keys,
-        urls=ImageUrls(settings.images_base, keys),
-    )
+    service, trust = _service(settings, db, keys)
 
     async def beat() -> None:
         await pulse.beat(db, now())
@@ -63,11 +48,12 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     # Name: how often (s) it is done, how long (s) it holds, and what.
     steps: dict[str, tuple[float, float, Callable[[], Awaitable[object]]]] = {
         "pulse": (3.0, 10.0, beat),
-        "campaigns": (1.0, 5.0, campaigns.refresh),
-        "identity": (1.0, 5.0, identity.refresh),
+        "campaigns": (1.0, 5.0, service.campaigns.refresh),
+        "identity": (1.0, 5.0, service.identity.refresh),
         "trust": (1.0, 10.0, trust.refresh),
-        "messages": (3.0, 60.0, messages.refresh),
-        "shelves": (0.2, 2.0, leasing.look_at_shelves),
+        "messages": (3.0, 60.0, service.messages.refresh),
+        "throttle": (1.0, 30.0, service.throttle.refresh),
+        "shelves": (0.2, 2.0, service.leasing.look_at_shelves),
     }
     pictures = {
         name: (every_s, readiness.watched(name, holds_s, step))
@@ -94,6 +80,26 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
             for task in refreshing:
                 task.cancel()
     await db.close()
+
+
+def _service(settings: Settings, db: Database, keys: Keys) -> tuple[CoordinatorService, Trust]:
+    rng = random.Random()  # noqa: S311 (order of work, no secret)
+    campaigns, scheduler, facts = Campaigns(db, rng), Scheduler(rng), UnitFacts(db)
+    trust = Trust(db, rng, now)
+    service = CoordinatorService(
+        db=db,
+        identity=Identity(db, keys, now),
+        campaigns=campaigns,
+        scheduler=scheduler,
+        leasing=Leasing(db, campaigns, scheduler, facts, trust, now),
+        work=Work(db, campaigns, now),
+        returns=Returns(db, campaigns, facts, trust, now),
+        messages=Messages(db, now),
+        throttle=Throttle(db, now),
+        keys=keys,
+        urls=ImageUrls(settings.images_base, keys),
+    )
+    return service, trust
 
 
 def _grpc_server() -> grpc.aio.Server:

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
         7434, description="Port of the image server (HTTPS)."
     )
     pool: Annotated[int, Field(ge=1, le=100)] = Field(8, description="Database connections per process.")
+    host_cap: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        512, description="Units that a host may have in hand; faulty ones may have fewer."
+    )
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics page listens on.")
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
         7435, description="Port of /metrics, /healthz and /readyz (HTTP)."

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from coordinator import metrics, pulse
+from coordinator import metrics, pulse, throttle
 from coordinator.campaigns import Campaigns
 from coordinator.clock import now
 from coordinator.credit import HALF_LIVES
@@ -23,6 +23,7 @@ from store.database import Database
 
 BATCH = 1000  # rows that one transaction moves at most
 KEEP_PAST_LEASES = timedelta(days=30)
+HOST_CAP = 512
 
 log = structlog.get_logger("upkeep")
 
@@ -49,10 +50,15 @@ class Job:
 
 
 def jobs(
-    db: Database, work: Work, clock: Callable[[], datetime], keep: timedelta = KEEP_PAST_LEASES
+    db: Database,
+    work: Work,
+    clock: Callable[[], datetime],
+    keep: timedelta = KEEP_PAST_LEASES,
+    host_cap: int = HOST_CAP,
 ) -> list[Job]:
-    """All jobs: expire leases, book settled units, fold the ledger, extend leases after an outage; prune
-    leases that ended long ago (`keep` after their units), and refresh PostgreSQL's statistics."""
+    """All jobs: expire leases, book settled units, fold the ledger, extend leases after an outage, take back
+    those of revoked hosts, review the quotas of hosts (at most `host_cap` units each); prune leases that
+    ended long ago (`keep` after their units), and refresh PostgreSQL's statistics."""
 
     async def expire() -> int:
         return await work.expire(BATCH)
@@ -66,11 +72,19 @@ def jobs(
     async def extend() -> int:
         return await pulse.extend(db)
 
+    async def take_back() -> int:
+        return await work.take_back(BATCH)
+
+    async def review() -> int:
+        return await throttle.review(db, host_cap, clock())
+
     return [
         Job("expire", 1.0, expire),
         Job("book", 0.5, book),
         Job("fold", 1.0, fold),
         Job("extend", 1.0, extend),
+        Job("take_back", 2.0, take_back),
+        Job("quotas", 2.0, review),
         Job("prune", 600.0, pruning(db, clock, keep)),
         Job("statistics", 60.0, functools.partial(refresh_statistics, db)),
     ]
@@ -81,7 +95,7 @@ async def upkeep(settings: Settings, database_url: str) -> AsyncIterator[list[Jo
     """Runs every upkeep job in its rhythm while the context lasts."""
     db = Database.connect(database_url, pool_size=2)
     work = Work(db, Campaigns(db, random.Random()), now)  # noqa: S311 (order of work, no secret)
-    listed = jobs(db, work, now, timedelta(days=settings.keep_past_leases_days))
+    listed = jobs(db, work, now, timedelta(days=settings.keep_past_leases_days), settings.host_cap)
     scheduler = AsyncIOScheduler(timezone=UTC)
     for job in listed:
         scheduler.add_job(

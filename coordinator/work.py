@@ -115,6 +115,18 @@ class Work:
             sorted(set(keys)), lambda lease: lease.deadline < now, LeaseEnding.EXPIRED, "", now
         )
 
+    async def take_back(self, limit: int) -> int:
+        """Puts replicas of revoked hosts back on their shelves; gives how many, at most `limit`."""
+        found = await self._db.transaction("revoked leases", lambda tx: leases.of_revoked(tx, limit))
+        hosts = {host_id for _, _, host_id in found}
+        return await self._end(
+            sorted({(campaign_id, unit_id) for campaign_id, unit_id, _ in found}),
+            lambda lease: lease.host_id in hosts,
+            LeaseEnding.RELEASED,
+            "host revoked",
+            self._clock(),
+        )
+
     async def _end(
         self,
         keys: Sequence[Key],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from psycopg.rows import class_row
 from sqlalchemy.dialects.postgresql import insert
 
 from store.database import Transaction
@@ -23,6 +24,7 @@ hosts = sa.Table(
     # Of the last session: a copied or restored client falls behind.
     sa.Column("sequence", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("session_mark", sa.LargeBinary),
+    sa.Index("ix_hosts_revoked", "id", postgresql_where=sa.text("state = 'revoked'")),
     one_of("state", ("active", "revoked")),
     sa.CheckConstraint("octet_length(public_key) = 32", name="public_key"),
 )
@@ -142,6 +144,45 @@ async def _host(tx: Transaction, where: sa.ColumnElement[bool]) -> HostRow | Non
     )
     row = (await tx.sql.execute(statement)).one_or_none()
     return None if row is None else HostRow(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedHost:
+    """A host as operators see it; `allowed` None means that it may have the whole cap in hand."""
+
+    id: int
+    user: str
+    name: str
+    tier_cap: int
+    state: str
+    created_at: datetime
+    allowed: int | None
+    parked_until: datetime | None
+    reason: str | None
+    held: int
+
+
+async def listed(tx: Transaction, user: str | None, host_id: int | None) -> list[ListedHost]:
+    """Hosts for people: of one user, the one of that id, or all; the oldest first."""
+    cursor = tx.raw.cursor(row_factory=class_row(ListedHost))
+    await cursor.execute(LISTED, {"user": user, "host": host_id})
+    return await cursor.fetchall()
+
+
+LISTED = """
+SELECT h.id, u.name AS user, h.name, h.tier_cap, h.state, h.created_at, q.allowed, q.parked_until, q.reason,
+       (SELECT count(*) FROM leases l WHERE l.host_id = h.id) AS held
+FROM hosts h JOIN users u ON u.id = h.user_id LEFT JOIN host_quotas q ON q.host_id = h.id
+WHERE (%(user)s::text IS NULL OR u.name = %(user)s) AND (%(host)s::bigint IS NULL OR h.id = %(host)s)
+ORDER BY h.id
+"""
+
+
+async def revoke(tx: Transaction, host_id: int) -> bool:
+    """Ends a host for good; False where it is revoked already, or unknown."""
+    statement = sa.update(hosts).where(hosts.c.id == host_id, hosts.c.state != "revoked")
+    done = await tx.sql.execute(statement.values(state="revoked").returning(hosts.c.id))
+    return done.one_or_none() is not None
 
 
 async def revoked(tx: Transaction) -> frozenset[int]:

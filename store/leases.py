@@ -237,6 +237,22 @@ async def of_host(tx: Transaction, host_id: int) -> set[tuple[int, int]]:
 OF_HOST = "SELECT campaign_id, unit_id FROM leases WHERE host_id = %(host)s"
 
 
+async def of_revoked(tx: Transaction, limit: int) -> list[tuple[int, int, int]]:
+    """(campaign id, unit id, host id) of leases that revoked hosts still hold, not locked."""
+    found = await tx.raw.execute(OF_REVOKED, {"limit": limit})
+    return [tuple(row) for row in await found.fetchall()]
+
+
+OF_REVOKED = """
+SELECT l.campaign_id, l.unit_id, l.host_id
+FROM hosts h CROSS JOIN LATERAL (
+    SELECT campaign_id, unit_id, host_id FROM leases WHERE host_id = h.id LIMIT %(limit)s
+) AS l
+WHERE h.state = 'revoked'
+LIMIT %(limit)s
+"""
+
+
 async def told_again(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]]) -> list[LeasedUnit]:
     """This host's leases on these units, as they were told to it when it drew them."""
     cursor = tx.raw.cursor(row_factory=rows_of(LeasedUnit))

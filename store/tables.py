@@ -12,6 +12,7 @@ from store import (
     ledger,
     messages,
     pulse,
+    quotas,
     results,
     rounds,
     shelves,
@@ -37,6 +38,7 @@ MODULES = (
     embeddings,
     pulse,
     messages,
+    quotas,
 )
 
 __all__ = ["MODULES", "metadata"]

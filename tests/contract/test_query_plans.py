@@ -12,7 +12,19 @@ from conftest import in_database
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from store import annotations, batches, leases, ledger, results, rounds, selections, shelves, units, vitals
+from store import (
+    annotations,
+    batches,
+    leases,
+    ledger,
+    quotas,
+    results,
+    rounds,
+    selections,
+    shelves,
+    units,
+    vitals,
+)
 from store.database import BY_INDEX
 
 HOT = {
@@ -98,6 +110,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "leases.TOLD_AGAIN": (leases.TOLD_AGAIN, KEYS | {"host": 7}),
     "leases.AFTER": (leases.AFTER, {"campaign": 1, "unit": 15_001, "limit": 1000}),
     "leases.EXTEND": (leases.EXTEND, KEYS | {"length": timedelta(hours=1), "before": NOW}),
+    "leases.OF_REVOKED": (leases.OF_REVOKED, {"limit": 1000}),
     "leases.PAST": (leases.PAST, KEYS),
     "leases.PRUNE_PAST": (leases.PRUNE_PAST, {"after": 5000, "limit": 1000, "before": NOW}),
     "vitals.WAITING": (
@@ -105,6 +118,10 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"campaigns": [1, 2], "perspectives": [1, 1], "tiers": [0, 0], "lanes": [0, 0], "limit": 1000},
     ),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
+    "quotas.JUDGED": (quotas.JUDGED, {"last": 9000, "limit": 10_000, "until": NOW}),
+    "quotas.LAPSED": (quotas.LAPSED, {"last": 9000, "limit": 10_000, "until": NOW}),
+    "quotas.OVERFULL": (quotas.OVERFULL, {"most": 511}),
+    "quotas.HELD": (quotas.HELD, {}),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "month": 2e6, "hour": 3600.0, "week": 6e5}),
     "ledger.TOTAL_CREDIT": (ledger.TOTAL_CREDIT, {}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),

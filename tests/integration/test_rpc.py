@@ -19,6 +19,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from support.engine import Engine, caption
 
+from coordinator import fleet
 from coordinator.clock import now
 from coordinator.identity import Identity
 from coordinator.keys import keys_of
@@ -464,6 +465,28 @@ async def test_an_idle_host_is_told_why_and_when_to_come_back(volunteer: Volunte
         while response.idle_reason != "paused_by_operator":
             response = await volunteer.call("Work", work_pb2.WorkRequest(want=1, tier="24g", wait_ms=200))
     assert not response.lease.units
+
+
+async def test_a_throttled_or_parked_host_is_told_why_and_for_how_long(volunteer: Volunteer, engine: Engine):
+    async def told(reason: str) -> work_pb2.WorkResponse:
+        async with asyncio.timeout(20):
+            while True:
+                request = work_pb2.WorkRequest(want=5, tier="24g", wait_ms=200)
+                response = await volunteer.call("Work", request)
+                if response.idle_reason == reason:
+                    return response
+
+    insert = "INSERT INTO host_quotas VALUES (%s, 2, 0, 0, NULL, '') RETURNING 1"
+    await engine.fetch(insert, volunteer.host_id)
+    throttled = await told("over_quota")
+    assert (len(throttled.lease.units), throttled.retry_ms >= 2000) == (0, True)
+    held = await engine.value("SELECT count(*) FROM leases")
+    await fleet.park(engine.db, volunteer.host_id, timedelta(minutes=5), "", now())
+    parked = await told("parked")
+    assert 200_000 < parked.retry_ms <= 300_000
+    assert await engine.value("SELECT count(*) FROM leases") == held
+    await fleet.release(engine.db, volunteer.host_id, now())
+    await told("over_quota")
 
 
 async def test_a_fault_of_ours_is_unavailable_and_passes(
