@@ -21,8 +21,8 @@ class _Waiting(Generic[T, R]):
 class Combiner(Generic[T, R]):
     """Runs `together` on one or many items at a time, at most `lanes` times at once.
 
-    An item alone is run at once while a lane is free; those that come while all lanes are busy wait and
-    then run together, up to `capacity` in weight. Where a run of several fails, each is run again alone, so
+    An item alone is run at once where nothing runs. Those that come meanwhile wait and then run together, up to
+    `capacity` in weight; beside another run they start once they weigh a quarter of that. Where a run of several fails, each is run again alone, so
     that one call's fault is its own. `name` is theirs on the metrics page.
     """
 
@@ -49,11 +49,14 @@ class Combiner(Generic[T, R]):
         return await waiting.done
 
     def _start(self) -> None:
-        while self._free and self._waiting:
+        while self._free and self._waiting and (not self._runs or self._weight() >= self._capacity // 4):
             self._free -= 1
             run = asyncio.create_task(self._run(self._take()))
             self._runs.add(run)
             run.add_done_callback(self._ended)
+
+    def _weight(self) -> int:
+        return sum(waiting.weight for waiting in self._waiting)
 
     def _take(self) -> list[_Waiting[T, R]]:
         taken, weight = 0, 0
