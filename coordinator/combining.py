@@ -21,9 +21,10 @@ class _Waiting(Generic[T, R]):
 class Combiner(Generic[T, R]):
     """Runs `together` on one or many items at a time, at most `lanes` times at once.
 
-    An item alone is run at once where nothing runs. Those that come meanwhile wait and then run together, up to
-    `capacity` in weight; beside another run they start once they weigh a quarter of that. Where a run of several fails, each is run again alone, so
-    that one call's fault is its own. `name` is theirs on the metrics page.
+    An item alone is run at once where nothing runs. Those that come meanwhile wait and then run together, up
+    to `capacity` in weight; beside another run they start once they weigh a quarter of that. Where a run of
+    several fails, each is run again alone, so that one call's fault is its own. `name` is theirs on the
+    metrics page.
     """
 
     def __init__(

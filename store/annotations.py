@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from psycopg.rows import class_row
 from sqlalchemy.dialects.postgresql import JSONB
 
+from store.arrays import key_columns
 from store.database import Database, Transaction
 from store.schema import metadata, one_of
 
@@ -151,7 +152,7 @@ SELECT count(*) FROM taken
 
 async def withdraw(tx: Transaction, keys: Sequence[tuple[int, int]], now: datetime) -> None:
     """Withdraws what stands for these locked units: it stays, and is no longer exported."""
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    columns = key_columns(keys)
     await tx.raw.execute(WITHDRAW, {**columns, "now": now})
 
 

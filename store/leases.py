@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from store.arrays import Integers, key_columns
 from store.database import Transaction, rows_of
 from store.schema import GROWING, QUEUE, metadata, one_of
 from store.shelves import LeasedUnit
@@ -94,7 +95,7 @@ class PastLease(NamedTuple):
 async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[Lease]:
     """Every live lease on these units."""
     cursor = tx.raw.cursor(row_factory=rows_of(Lease))
-    await cursor.execute(OF_UNITS, _columns(keys))
+    await cursor.execute(OF_UNITS, key_columns(keys))
     return await cursor.fetchall()
 
 
@@ -111,9 +112,9 @@ async def answered(tx: Transaction, held: Sequence[tuple[int, int, int]]) -> Non
     """Ends leases of locked units, by campaign, unit and user, whose results are stored with it."""
     if held:
         columns = {
-            "campaigns": [one[0] for one in held],
-            "units": [one[1] for one in held],
-            "users": [one[2] for one in held],
+            "campaigns": Integers(one[0] for one in held),
+            "units": Integers(one[1] for one in held),
+            "users": Integers(one[2] for one in held),
         }
         await tx.raw.execute(ANSWERED, columns)
 
@@ -157,7 +158,7 @@ async def renew(
     tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]], deadline: datetime
 ) -> set[tuple[int, int]]:
     """Moves the deadline of this host's leases on these locked units; gives those that it moved."""
-    found = await tx.raw.execute(RENEW, {**_columns(keys), "host": host_id, "deadline": deadline})
+    found = await tx.raw.execute(RENEW, {**key_columns(keys), "host": host_id, "deadline": deadline})
     return {(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()}
 
 
@@ -214,7 +215,7 @@ async def extend(
     tx: Transaction, keys: Sequence[tuple[int, int]], length: timedelta, leased_before: datetime
 ) -> None:
     """Moves the deadlines of earlier leases on these locked units by so much."""
-    await tx.raw.execute(EXTEND, {**_columns(keys), "length": length, "before": leased_before})
+    await tx.raw.execute(EXTEND, {**key_columns(keys), "length": length, "before": leased_before})
 
 
 EXTEND = """
@@ -256,7 +257,7 @@ LIMIT %(limit)s
 async def told_again(tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]]) -> list[LeasedUnit]:
     """This host's leases on these units, as they were told to it when it drew them."""
     cursor = tx.raw.cursor(row_factory=rows_of(LeasedUnit))
-    await cursor.execute(TOLD_AGAIN, {**_columns(keys), "host": host_id})
+    await cursor.execute(TOLD_AGAIN, {**key_columns(keys), "host": host_id})
     return await cursor.fetchall()
 
 
@@ -278,7 +279,7 @@ ORDER BY u.campaign_id, u.perspective_id, u.id
 async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLease]:
     """How earlier leases on these units ended without a result, oldest first."""
     cursor = tx.raw.cursor(row_factory=rows_of(PastLease))
-    await cursor.execute(PAST, _columns(keys))
+    await cursor.execute(PAST, key_columns(keys))
     return await cursor.fetchall()
 
 
@@ -337,7 +338,3 @@ async def count_held(tx: Transaction, host_name: str) -> int:
     )
     row = await found.fetchone()
     return 0 if row is None else int(row[0])
-
-
-def _columns(keys: Sequence[tuple[int, int]]) -> dict[str, object]:
-    return {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}

@@ -7,6 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from psycopg.rows import class_row
 
+from store.arrays import key_columns
 from store.database import Transaction
 from store.schema import GROWING, metadata, one_of
 
@@ -124,7 +125,7 @@ async def reverse(tx: Transaction, keys: Sequence[tuple[int, int]]) -> None:
 
     What takes an entry back has its time, so that the two fade together and leave nothing.
     """
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    columns = key_columns(keys)
     await tx.raw.execute(REVERSE, columns)
 
 

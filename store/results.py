@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
+from store.arrays import Integers, key_columns
 from store.database import Transaction, rows_of
 from store.schema import GROWING, metadata
 
@@ -71,6 +72,9 @@ class NewResult(NamedTuple):
     return_id: int
 
 
+INTEGERS = ("campaign_id", "unit_id", "user_id", "lane", "host_id", "seed", "elapsed_ms", "return_id")
+
+
 @dataclass(frozen=True, slots=True)
 class NewReturn:
     """A signed batch about to be kept: `hashes` has 32 bytes a result, in order."""
@@ -109,6 +113,8 @@ async def add(
     kept = {name: [getattr(batch, name) for batch in batches] for name in NewReturn.__slots__}
     await tx.raw.execute(ADD_RETURNS, {**kept, "now": now})
     columns: dict[str, Any] = dict(zip(NewResult._fields, map(list, zip(*rows, strict=True)), strict=True))
+    for name in INTEGERS:
+        columns[name] = Integers(columns[name])
     columns["answer"] = [None if answer is None else Jsonb(answer) for answer in columns["answer"]]
     await tx.raw.execute(ADD, {**columns, "now": now})
 
@@ -133,7 +139,7 @@ FROM unnest(%(campaign_id)b::int[], %(unit_id)b::bigint[], %(user_id)b::bigint[]
 async def of_units(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[VoiceRow]:
     """Every result of these units, in the order in which they came."""
     cursor = tx.raw.cursor(row_factory=rows_of(VoiceRow))
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    columns = key_columns(keys)
     await cursor.execute(OF_UNITS, columns)
     return await cursor.fetchall()
 

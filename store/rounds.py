@@ -10,6 +10,7 @@ from psycopg.rows import class_row
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store import annotations, ledger
+from store.arrays import key_columns
 from store.database import Transaction
 from store.schema import metadata, one_of
 from store.units import STATES
@@ -72,7 +73,7 @@ async def reopen(
     What stood is withdrawn, what was judged is taken back, failures and attempts are forgiven. Answers are
     kept as voices, or left behind in the round that ends, so that their users may answer again.
     """
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys], "now": now}
+    columns = {**key_columns(keys), "now": now}
     # First: it waits for whoever books these units now, so that all that follows sees what was booked.
     await tx.raw.execute(UNBOOK, columns)
     await annotations.withdraw(tx, keys, now)

@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg.rows import class_row
 
+from store.arrays import key_columns
 from store.database import Database, Transaction
 
 PAGE = 5000  # units looked at in one transaction
@@ -98,7 +99,7 @@ ORDER BY 1, 2
 async def rows(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[UnitRow]:
     """These units, for people."""
     cursor = tx.raw.cursor(row_factory=class_row(UnitRow))
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    columns = key_columns(keys)
     await cursor.execute(ROWS, columns)
     return await cursor.fetchall()
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from psycopg.rows import class_row
 
+from store.arrays import Integers, key_columns
 from store.database import Transaction, rows_of
 from store.schema import QUEUE, metadata
 
@@ -232,11 +233,11 @@ async def take(
     births = [lease.candidate for lease in new if lease.next_lane]
     parameters = {
         "places": [lease.candidate.place for lease in new] + list(closed),
-        "campaigns": [lease.candidate.campaign_id for lease in new],
-        "units": [lease.candidate.id for lease in new],
-        "lanes": [lease.candidate.lane for lease in new],
-        "hosts": [lease.host_id for lease in new],
-        "users": [lease.user_id for lease in new],
+        "campaigns": Integers(lease.candidate.campaign_id for lease in new),
+        "units": Integers(lease.candidate.id for lease in new),
+        "lanes": Integers(lease.candidate.lane for lease in new),
+        "hosts": Integers(lease.host_id for lease in new),
+        "users": Integers(lease.user_id for lease in new),
         "deadlines": [lease.deadline for lease in new],
         "alone": [lease.alone for lease in new],
         "births": [birth.place for birth in births],
@@ -302,7 +303,7 @@ ON CONFLICT DO NOTHING
 
 async def lanes_of(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, bool]]:
     """(campaign id, unit id, lane, fresh) of the replicas of these units that wait on their shelves."""
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    columns = key_columns(keys)
     found = await tx.raw.execute(LANES_OF, columns)
     return [tuple(row) for row in await found.fetchall()]
 

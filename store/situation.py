@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from store import leases, results, units
+from store.arrays import key_columns
 from store.database import Transaction, rows_of
 from store.leases import Lease, PastLease
 from store.results import VoiceRow
@@ -25,7 +26,7 @@ async def lock_and_read(tx: Transaction, keys: Sequence[tuple[int, int]]) -> Sit
 
     The statements travel together, yet each sees all that was committed before the lock was had.
     """
-    columns = {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}
+    columns = key_columns(keys)
     locked = tx.raw.cursor(row_factory=rows_of(LockedUnit))
     live = tx.raw.cursor(row_factory=rows_of(Lease))
     past = tx.raw.cursor(row_factory=rows_of(PastLease))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import JSONB
 
+from store.arrays import key_columns
 from store.database import Transaction, rows_of
 from store.schema import GROWING, QUEUE, metadata, one_of
 
@@ -149,7 +150,7 @@ SELECT id FROM born
 async def lock(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[LockedUnit]:
     """Locks units in id order, so that two returns over the same units wait and never deadlock."""
     cursor = tx.raw.cursor(row_factory=rows_of(LockedUnit))
-    await cursor.execute(LOCK, _columns(keys))
+    await cursor.execute(LOCK, key_columns(keys))
     return await cursor.fetchall()
 
 
@@ -169,7 +170,7 @@ CROSS JOIN LATERAL (
 
 async def facts(tx: Transaction, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
     """(perspective id, content id) of each unit that exists: what never changes, read without a lock."""
-    found = await tx.raw.execute(FACTS, _columns(keys))
+    found = await tx.raw.execute(FACTS, key_columns(keys))
     return {(row[0], row[1]): (row[2], row[3]) for row in await found.fetchall()}
 
 
@@ -205,8 +206,7 @@ async def settle(tx: Transaction, settlements: Sequence[Settlement], now: dateti
     if not settlements:
         return
     columns = {
-        "campaigns": [s.campaign_id for s in settlements],
-        "units": [s.unit_id for s in settlements],
+        **key_columns([(s.campaign_id, s.unit_id) for s in settlements]),
         "states": [s.state for s in settlements],
         "canonicals": [s.canonical_user_id for s in settlements],
         "verdicts": [Jsonb(s.verdict) for s in settlements],
@@ -276,7 +276,3 @@ JOIN results r ON r.campaign_id = u.campaign_id AND r.unit_id = u.id AND r.user_
 WHERE u.campaign_id = %(campaign)s AND u.state = 'accepted'
 ORDER BY u.id
 """
-
-
-def _columns(keys: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
-    return {"campaigns": [key[0] for key in keys], "units": [key[1] for key in keys]}

@@ -112,6 +112,6 @@ async def _hosts(case: Case, names: Sequence[str], db: Database) -> list[tuple[i
 
 async def clear(db: Database) -> None:
     """Waits until all is booked, then sweeps, so that the next case is alone."""
-    while await db.transaction("unbooked", bulk.unbooked):
+    while await db.transaction("unbooked", bulk.unbooked):  # noqa: ASYNC110 (another process does it)
         await asyncio.sleep(BOOKED_EVERY_S)
     await bulk.sweep(db)

@@ -93,7 +93,11 @@ async def test_the_race_is_lost_where_a_users_hosts_do_not_wait_for_each_other(
     await _drop_unique_leases(engine)
     first, second = await engine.host(user="same"), await engine.host(user="same")
     await engine.fetch(SECOND_LANES)
-    await engine.leasing.look_at_shelves()
+    another = Engine(engine.db)  # another process: calls of one share a transaction
+    for process in (engine, another):
+        await process.campaigns.refresh()
+        await process.leasing.look_at_shelves()
+        monkeypatch.setattr(process.scheduler, "start", lambda _shelf: (0, 0))
     drawn, other_done = asyncio.Event(), asyncio.Event()
     real_take = shelves.take
 
@@ -111,13 +115,12 @@ async def test_the_race_is_lost_where_a_users_hosts_do_not_wait_for_each_other(
         return
 
     monkeypatch.setattr(shelves, "take", slow_commit)
-    monkeypatch.setattr(engine.scheduler, "start", lambda _shelf: (0, 0))
     if not guarded:
         monkeypatch.setattr(shelves, "guard_users", no_guard)
 
     async def claim_after_the_first() -> list[LeasedUnit]:
         await drawn.wait()
-        units = list((await engine.leasing(second, second.tier_cap, (), 20)).units)
+        units = list((await another.leasing(second, second.tier_cap, (), 20)).units)
         other_done.set()
         return units
 
