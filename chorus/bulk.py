@@ -159,7 +159,6 @@ def _unit(row: UnitRow) -> dict[str, Any]:
     verdict = row.verdict or {}
     return {
         "id": row.id,
-        "campaign": row.campaign,
         "perspective": row.perspective,
         "image": row.filename,
         "state": row.state,
@@ -177,6 +176,7 @@ async def show_unit(settings: Settings, unit_id: int, *, as_json: bool) -> None:
             "show unit", lambda tx: selections.whole(tx, chosen.campaign_id, unit_id)
         )
     known["priority"] = priority_of(known.pop("block"))
+    known |= {name: known.pop(name) for name in list(known) if isinstance(known[name], list)}
     if as_json:
         print(json.dumps(known))
         return
@@ -216,7 +216,7 @@ def _print_table(rows: Sequence[dict[str, Any]], empty: str) -> None:
     if not rows:
         print(empty)
         return
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, value in rows[0].items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:

@@ -44,11 +44,12 @@ def status_table(status: dict[str, Any]) -> RenderableType:
         )
     table = Table(title="Campaigns", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("campaign")
-    for heading in (*FIGURES, "done"):
+    shown = [name for name in FIGURES if name != "cancelled" or any(c[name] for c in status["campaigns"])]
+    for heading in (*shown, "done"):
         table.add_column(heading, justify="right")
     notes = []
     for campaign in status["campaigns"]:
-        figures = [campaign[key] for key in FIGURES]
+        figures = [campaign[key] for key in shown]
         done = 1 - campaign["open"] / campaign["units"] if campaign["units"] else 0.0
         paused = "" if campaign["state"] == "running" else f" ({campaign['state']})"
         table.add_row(campaign["name"] + paused, *(f"{figure:,}" for figure in figures), f"{done:.0%}")

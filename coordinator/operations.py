@@ -170,9 +170,14 @@ class Operations:
         return done
 
     async def _steps(self, selection: Selection) -> AsyncIterator[list[Key]]:
+        waiting: list[Key] = []
         async for page in selections.pages(self._db, selection):
-            for start in range(0, len(page), STEP):
-                yield [(selection.campaign_id, unit_id) for unit_id in page[start : start + STEP]]
+            waiting += [(selection.campaign_id, unit_id) for unit_id in page]
+            while len(waiting) >= STEP:
+                yield waiting[:STEP]
+                del waiting[:STEP]
+        if waiting:
+            yield waiting
 
 
 def _movable(selection: Selection, move: UnitMove) -> Selection:

@@ -46,7 +46,7 @@ async def pages(db: Database, selection: Selection) -> AsyncIterator[list[int]]:
     """The ids of the selected units in order, each page read in a short transaction of its own."""
     for first, last in sorted(selection.ranges):
         after = first - 1
-        while True:
+        while after < last:
             step = {
                 "campaign": selection.campaign_id,
                 "states": sorted(selection.states),
@@ -127,13 +127,13 @@ async def whole(tx: Transaction, campaign_id: int, unit_id: int) -> dict[str, An
     return dict(known)
 
 
-_ANSWER = """jsonb_build_object(
+_ANSWER = """json_build_object(
     'user', (SELECT name FROM users WHERE id = r.user_id), 'host', r.host_id, 'model', r.model,
     'returned_at', r.returned_at, 'late', r.late,
     'answer', COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb))"""
 
 WHOLE = f"""
-SELECT jsonb_build_object(
+SELECT json_build_object(
     'id', u.id, 'campaign', c.name, 'perspective', t.name, 'image', i.filename, 'state', u.state,
     'block', u.block, 'verdict', u.verdict, 'created_at', u.created_at, 'settled_at', u.settled_at,
     'batch', (SELECT b.name FROM batch_ranges s JOIN batches b ON b.id = s.batch_id
@@ -143,23 +143,23 @@ SELECT jsonb_build_object(
     'waiting', (SELECT count(*) FROM ready
                 WHERE campaign_id = u.campaign_id AND perspective_id = u.perspective_id AND tier = u.tier
                   AND lane BETWEEN 0 AND 31 AND block = u.block AND shuffle = u.shuffle AND unit_id = u.id),
-    'leases', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+    'leases', (SELECT COALESCE(json_agg(json_build_object(
                    'user', (SELECT name FROM users WHERE id = l.user_id), 'host', l.host_id,
                    'leased_at', l.leased_at, 'deadline', l.deadline) ORDER BY l.leased_at), '[]')
                FROM leases l WHERE l.campaign_id = u.campaign_id AND l.unit_id = u.id),
-    'ended_leases', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+    'ended_leases', (SELECT COALESCE(json_agg(json_build_object(
                          'user', (SELECT name FROM users WHERE id = p.user_id), 'host', p.host_id,
                          'ending', p.ending, 'detail', p.detail, 'ended_at', p.ended_at) ORDER BY p.id), '[]')
                      FROM past_leases p WHERE p.campaign_id = u.campaign_id AND p.unit_id = u.id),
-    'results', (SELECT COALESCE(jsonb_agg({_ANSWER} ORDER BY r.returned_at, r.user_id), '[]')
+    'results', (SELECT COALESCE(json_agg({_ANSWER} ORDER BY r.returned_at, r.user_id), '[]')
                 FROM results r WHERE r.campaign_id = u.campaign_id AND r.unit_id = u.id),
-    'annotations', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+    'annotations', (SELECT COALESCE(json_agg(json_build_object(
                         'id', a.id, 'version', a.version, 'status', a.status) ORDER BY a.version), '[]')
                     FROM annotations a WHERE a.campaign_id = u.campaign_id AND a.unit_id = u.id),
-    'past_rounds', (SELECT COALESCE(jsonb_agg(jsonb_build_object(
+    'past_rounds', (SELECT COALESCE(json_agg(json_build_object(
                         'round', o.round, 'state', o.state, 'verdict', o.verdict,
                         'settled_at', o.settled_at, 'reopened_at', o.reopened_at, 'reason', o.reason,
-                        'results', (SELECT COALESCE(jsonb_agg({_ANSWER} ORDER BY r.returned_at), '[]')
+                        'results', (SELECT COALESCE(json_agg({_ANSWER} ORDER BY r.returned_at), '[]')
                                     FROM past_results r
                                     WHERE r.campaign_id = o.campaign_id AND r.unit_id = o.unit_id
                                       AND r.round = o.round)) ORDER BY o.round), '[]')

@@ -16,6 +16,7 @@ class Books:
     waiting: Sequence[dict[str, Any]]
     leases: Sequence[dict[str, Any]]
     results: Sequence[dict[str, Any]]
+    left_behind: Sequence[dict[str, Any]]
     settled: Sequence[dict[str, Any]]
     ledger: Sequence[dict[str, Any]]
     standings: Sequence[dict[str, Any]]
@@ -25,21 +26,31 @@ class Books:
         """The state of each unit, by id."""
         return {unit["id"]: unit["state"] for unit in self.units}
 
+    def judgements(self) -> list[dict[str, Any]]:
+        """The ledger's entries on results that stand: neither taken back nor taking back."""
+        return [e for e in self.ledger if e["judgement"] != "failed" and not e["reversed"]]
+
+    def standing_annotations(self) -> list[dict[str, Any]]:
+        """Those that are not withdrawn."""
+        return [row for row in self.annotations if row["status"] != "withdrawn"]
+
 
 def _rows(query: str) -> str:
     return f"(SELECT COALESCE(json_agg(row_to_json(t)), '[]') FROM ({query}) AS t)"  # noqa: S608 (ours)
 
 
 TABLES = {
-    "units": "SELECT id, state, canonical_user_id AS canonical, verdict FROM units",
-    "waiting": "SELECT unit_id AS unit, lane FROM ready",
+    "units": "SELECT id, state, canonical_user_id AS canonical, verdict, block FROM units",
+    "waiting": "SELECT unit_id AS unit, lane, block FROM ready",
     "leases": "SELECT unit_id AS unit, lane, user_id AS user FROM leases",
     "results": """SELECT unit_id AS unit, user_id AS user, encode(hash, 'hex') AS hash, late,
                          convert_from(body, 'UTF8') AS body FROM results""",
+    "left_behind": "SELECT unit_id AS unit, user_id AS user, encode(hash, 'hex') AS hash FROM past_results",
     "settled": "SELECT unit_id AS unit FROM settled",
-    "ledger": "SELECT unit_id AS unit, user_id AS user, host_id AS host, judgement, credit FROM ledger",
+    "ledger": """SELECT id, unit_id AS unit, user_id AS user, host_id AS host, judgement, credit, reversed,
+                        reversal_of FROM ledger""",
     "standings": "SELECT host_id AS host, agreed, disagreed, failed, unchecked, credit FROM standings",
-    "annotations": "SELECT unit_id AS unit, from_user_id AS user, annotation FROM annotations",
+    "annotations": "SELECT unit_id AS unit, from_user_id AS user, annotation, status FROM annotations",
 }
 READ = "SELECT " + ", ".join(_rows(TABLES[field.name]) for field in fields(Books))
 
@@ -95,6 +106,8 @@ DELETE FROM ledger;
 DELETE FROM standings;
 DELETE FROM settled;
 DELETE FROM results;
+DELETE FROM past_results;
+DELETE FROM past_rounds;
 DELETE FROM returns;
 DELETE FROM leases;
 DELETE FROM past_leases;

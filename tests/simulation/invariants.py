@@ -18,7 +18,8 @@ class Told:
     """What the outside was told by servers, and remembers whatever becomes of them.
 
     `acknowledged` has (unit, user, hash) of each result that was said to be stored, `handed_out` the units
-    leased in the last step, `ended` those that had ended before it with their (state, canonical user),
+    leased in the last step, `ended` those that had ended before it with their (state, canonical user), unless
+    operators told to reopen them in it,
     `trusted` the users of hosts that may work alone, `faults` what no server should do, `truths` the body of
     each unit's true answer; `honest` says that nobody lied or failed.
     """
@@ -37,7 +38,8 @@ Invariant = Callable[[Books, Told], Iterator[str]]
 
 def nothing_acknowledged_is_lost(books: Books, told: Told) -> Iterator[str]:
     """Nothing acknowledged is lost: what a server said is stored is stored, byte for byte, for ever."""
-    stored = {(result["unit"], result["user"], result["hash"]) for result in books.results}
+    kept = [*books.results, *books.left_behind]
+    stored = {(result["unit"], result["user"], result["hash"]) for result in kept}
     for unit, user, digest in told.acknowledged - stored:
         yield f"the result {digest[:8]} of user {user} for unit {unit}"
 
@@ -73,7 +75,7 @@ def a_closed_unit_is_not_handed_out(_books: Books, told: Told) -> Iterator[str]:
 
 
 def an_end_is_final(books: Books, told: Told) -> Iterator[str]:
-    """A unit that has ended stays so, with the same answer standing for it."""
+    """A unit that has ended stays so, with the same answer standing for it, unless operators reopen it."""
     for unit in books.units:
         now = (unit["state"], unit["canonical"])
         if told.ended.get(unit["id"], now) != now:
@@ -93,7 +95,7 @@ def an_accepted_unit_has_its_canonical_answer(books: Books, _told: Told) -> Iter
 def credit_is_never_given_twice(books: Books, _told: Told) -> Iterator[str]:
     """A result is judged, and credited, at most once, and only a stored one is."""
     stored = {(result["unit"], result["user"]) for result in books.results}
-    judged = Counter((e["unit"], e["user"]) for e in books.ledger if e["judgement"] != "failed")
+    judged = Counter((e["unit"], e["user"]) for e in books.judgements())
     for (unit, user), count in judged.items():
         if count > 1 or (unit, user) not in stored:
             yield f"user {user} for unit {unit}: {count} judgements"
@@ -101,13 +103,43 @@ def credit_is_never_given_twice(books: Books, _told: Told) -> Iterator[str]:
 
 def only_the_trusted_settle_alone(books: Books, told: Told) -> Iterator[str]:
     """What one voice alone settled was said by a host that had earned that, and is no evidence."""
-    judged = {(entry["unit"], entry["user"]): entry["judgement"] for entry in books.ledger}
+    judged = {(entry["unit"], entry["user"]): entry["judgement"] for entry in books.judgements()}
     for unit in books.units:
         if unit["state"] == "accepted":
             alone, key = unit["verdict"]["numbers"]["voices"] == 1, (unit["id"], unit["canonical"])
             unchecked = judged.get(key, "unchecked" if alone else "agreed") == "unchecked"
             if unchecked != alone or (alone and unit["canonical"] not in told.trusted):
                 yield f"unit {unit['id']}: {unit['verdict']}, {judged.get(key)}"
+
+
+def reopening_leaves_no_orphan(books: Books, _told: Told) -> Iterator[str]:
+    """Nothing stands for a unit that is not accepted: no annotation, no judgement, nothing to be booked."""
+    states = books.states()
+    for row in [*books.standing_annotations(), *books.judgements()]:
+        if states[row["unit"]] != "accepted":
+            yield f"{row} of a unit that is {states[row['unit']]}"
+    for row in books.settled:
+        if states[row["unit"]] == "open":
+            yield f"unit {row['unit']} is open and waits to be booked"
+
+
+def what_is_taken_back_is_taken_back_once(books: Books, _told: Told) -> Iterator[str]:
+    """An entry that is taken back has one that says the contrary of it, and only such an entry has."""
+    contrary = {entry["reversal_of"]: entry for entry in books.ledger if entry["reversal_of"] is not None}
+    taken = {e["id"]: e for e in books.ledger if e["reversed"] and e["reversal_of"] is None}
+    for number in contrary.keys() | taken.keys():
+        one, other = taken.get(number), contrary.get(number)
+        same = one and other and all(one[key] == other[key] for key in ("unit", "user", "host", "judgement"))
+        if not same or one["credit"] != -other["credit"]:
+            yield f"{one} and {other}"
+
+
+def a_replica_waits_where_its_unit_is(books: Books, _told: Told) -> Iterator[str]:
+    """What waits of an open unit is in its block, where settling and widening look for it."""
+    blocks = {unit["id"]: unit["block"] for unit in books.units if unit["state"] == "open"}
+    for row in books.waiting:
+        if blocks.get(row["unit"], row["block"]) != row["block"]:
+            yield f"lane {row['lane']} of unit {row['unit']}"
 
 
 def servers_answer_well(_books: Books, told: Told) -> Iterator[str]:
@@ -125,14 +157,17 @@ ALWAYS: Sequence[Invariant] = (
     an_accepted_unit_has_its_canonical_answer,
     credit_is_never_given_twice,
     only_the_trusted_settle_alone,
+    reopening_leaves_no_orphan,
+    what_is_taken_back_is_taken_back_once,
+    a_replica_waits_where_its_unit_is,
     servers_answer_well,
 )
 
 
 def every_unit_ends(books: Books, _told: Told) -> Iterator[str]:
-    """Every unit ends, accepted or exhausted with a reason."""
+    """Every unit ends: accepted, or exhausted or cancelled with a reason."""
     for unit in books.units:
-        if unit["state"] == "open" or (unit["state"] == "exhausted" and not unit["verdict"]["reason"]):
+        if unit["state"] == "open" or (unit["state"] != "accepted" and not unit["verdict"]["reason"]):
             yield f"unit {unit['id']} is {unit['state']}"
 
 
@@ -151,19 +186,22 @@ def no_lease_outlives_its_deadline(books: Books, _told: Told) -> Iterator[str]:
 
 
 def honest_hosts_complete_their_campaign(books: Books, told: Told) -> Iterator[str]:
-    """A campaign of honest, willing hosts completes: every unit is accepted, and what stands is true."""
+    """A campaign of honest, willing hosts completes: every unit is accepted, and what stands is true.
+
+    But for those that operators cancelled.
+    """
     if told.honest:
         bodies = {(result["unit"], result["user"]): result["body"] for result in books.results}
         for unit in books.units:
             stands = bodies.get((unit["id"], unit["canonical"]))
-            if stands != told.truths.get(unit["id"], "never handed out"):
+            if unit["state"] != "cancelled" and stands != told.truths.get(unit["id"], "never handed out"):
                 yield f"unit {unit['id']} is {unit['state']} with {stands}: {unit['verdict']}"
 
 
 def annotations_are_the_accepted_units(books: Books, _told: Told) -> Iterator[str]:
     """Each accepted unit is published once, as its canonical user's, and nothing else is."""
     accepted = {(unit["id"], unit["canonical"]) for unit in books.units if unit["state"] == "accepted"}
-    published = Counter((row["unit"], row["user"]) for row in books.annotations)
+    published = Counter((row["unit"], row["user"]) for row in books.standing_annotations())
     for unit, user in accepted | set(published):
         if published[unit, user] != ((unit, user) in accepted):
             yield f"unit {unit} of user {user}: {published[unit, user]} annotations"
@@ -174,7 +212,7 @@ def annotations_are_the_accepted_units(books: Books, _told: Told) -> Iterator[st
 def credit_equals_accepted_work(books: Books, _told: Told) -> Iterator[str]:
     """Every result of an accepted unit is in the ledger once, as its verdict says, and no other result is."""
     verdicts = {unit["id"]: unit["verdict"] for unit in books.units if unit["state"] == "accepted"}
-    entries = {(e["unit"], e["user"]): e for e in books.ledger if e["judgement"] != "failed"}
+    entries = {(e["unit"], e["user"]): e for e in books.judgements()}
     owed = {(r["unit"], r["user"]): r["late"] for r in books.results if r["unit"] in verdicts}
     for key in owed.keys() ^ entries.keys():
         yield f"user {key[1]} for unit {key[0]}: {entries.get(key, 'not judged')}"
@@ -190,7 +228,9 @@ def standings_are_the_ledger_added_up(books: Books, _told: Told) -> Iterator[str
     for host in {entry["host"] for entry in [*books.ledger, *books.standings]}:
         entries = [entry for entry in books.ledger if entry["host"] == host]
         folded = [row for row in books.standings if row["host"] == host]
-        added = Counter(entry["judgement"] for entry in entries)
+        added: Counter[str] = Counter()
+        for entry in entries:
+            added[entry["judgement"]] += 1 if entry["reversal_of"] is None else -1
         for judgement in ("agreed", "disagreed", "failed", "unchecked"):
             if sum(row[judgement] for row in folded) != added[judgement]:
                 yield f"host {host}: {judgement} {added[judgement]} times, but folded as {folded}"

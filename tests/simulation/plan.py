@@ -23,6 +23,9 @@ class Deed(StrEnum):
     SUBMIT = auto()
     PAUSE = auto()
     RESUME = auto()
+    CANCEL = auto()
+    REOPEN = auto()
+    PRIORITISE = auto()
 
 
 class Moment(Enum):
@@ -101,6 +104,9 @@ HONEST_DEEDS = {
     Deed.SUBMIT: 1,
     Deed.PAUSE: 0.2,
     Deed.RESUME: 0.4,
+    Deed.CANCEL: 0.2,
+    Deed.REOPEN: 0.7,
+    Deed.PRIORITISE: 0.4,
 }
 ALL_DEEDS = {**HONEST_DEEDS, Deed.FAIL: 1, Deed.SPOIL: 1, Deed.FORGE: 1}
 QUORUMS = ((2, 3), (2, 2), (3, 4), (2, 5))  # replication and the most voices

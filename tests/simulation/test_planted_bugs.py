@@ -1,4 +1,4 @@
-"""The simulation can fail: seven bugs are planted, and each breaks the promise that it should.
+"""The simulation can fail: ten bugs are planted, and each breaks the promise that it should.
 
 - a claim without the user's lock, the look at what the user has, and the constraint behind them
 - booking that credits late results again, without the constraint behind it
@@ -7,6 +7,9 @@
 - settling that leaves the replicas of closed units on their shelves, and a claim that does not mind
 - a return that is acknowledged before it is committed
 - a first answer that settles its unit whoever gave it
+- reopening that takes no judgement back
+- reopening that counts what was answered as on its way
+- a priority that is written on the unit alone
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -18,12 +21,15 @@ from simulation.plan import random_plan
 from simulation.server import MortalDatabase, ServerDied
 from simulation.world import World
 
-from coordinator import settlement
+from coordinator import operations, settlement
 from coordinator.lifecycle import LeaseEnding
 from coordinator.policy import Policy
-from store import annotations, leases, shelves, units
+from store import annotations, leases, rounds, shelves, units
 from store.database import Database, Transaction
 from store.leases import Lease
+from store.rounds import Kept
+from store.shelves import Replica
+from store.units import LockedUnit
 
 PLANS = 150
 
@@ -135,3 +141,35 @@ async def test_the_simulation_sees_a_first_answer_that_settles_whoever_gave_it(
 ) -> None:
     monkeypatch.setattr(Policy, "sole_weight", 0.0)
     await seen(db, "only_the_trusted_settle_alone")
+
+
+async def test_the_simulation_sees_a_reopening_that_leaves_credit(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_tx: Transaction, _keys: Sequence[tuple[int, int]]) -> None:
+        return None
+
+    monkeypatch.setattr(rounds, "ledger", SimpleNamespace(reverse=nothing))
+    await seen(db, "reopening_leaves_no_orphan")
+
+
+async def test_the_simulation_sees_a_reopened_unit_that_nobody_is_asked_for(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = operations._replicas
+
+    def blind(unit: LockedUnit, replication: int, kept: Sequence[Kept], taken: set[int]) -> list[Replica]:
+        return honest(unit, replication, kept, taken | {one.lane for one in kept})
+
+    monkeypatch.setattr(operations, "_replicas", blind)
+    await seen(db, "an_open_unit_has_a_way_forward")
+
+
+async def test_the_simulation_sees_a_priority_that_leaves_replicas_where_they_were(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nowhere(_tx: Transaction, _moves: Sequence[tuple[Replica, int]]) -> None:
+        return None
+
+    monkeypatch.setattr(shelves, "move", nowhere)
+    await seen(db, "a_replica_waits_where_its_unit_is")

@@ -10,7 +10,7 @@ import pytest
 from simulation.plan import Plan, random_plan
 from simulation.world import World
 
-from coordinator import returns
+from coordinator import operations, returns
 from store.database import Database
 
 FIRST = int(os.environ.get("SIMULATION_SEED", "1"))
@@ -19,7 +19,11 @@ BLOCK = 100
 
 @pytest.fixture
 async def world(db: Database, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Its servers commit one return at a time, so that a few that come together share a transaction."""
+    """Its servers commit one return at a time, so that a few that come together share a transaction.
+
+    Operators' commands take two units a step, so that others come between.
+    """
+    monkeypatch.setattr(operations, "STEP", 2)
     monkeypatch.setattr(returns, "LANES", 1)
     return await World.prepared(db)
 

@@ -17,7 +17,8 @@ from support.engine import Engine, answer, batch, key_of
 
 from coordinator.campaigns import Campaign
 from coordinator.identity import Caller
-from coordinator.lifecycle import Receipt
+from coordinator.lifecycle import Receipt, UnitState
+from coordinator.operations import Operations, Why
 from coordinator.returns import Returned, ReturnedAnswer, ReturnedFailure, SignedBatch
 from coordinator.settlement import Key
 from coordinator.submission import Subject, submit
@@ -25,12 +26,14 @@ from coordinator.upkeep import jobs
 from store import contents
 from store.contents import NewContent
 from store.database import Database, Transaction
+from store.selections import Selection
 
 PICTURES = 24
 SPARES = 12
 WAITS_S = (10, 40, 61, 200)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Return = Literal[Deed.ANSWER, Deed.RESEND, Deed.FAIL, Deed.SPOIL, Deed.FORGE]
+Operators = Literal[Deed.PAUSE, Deed.RESUME, Deed.CANCEL, Deed.REOPEN, Deed.PRIORITISE]
 MOVE_WORK = {"expire", "book", "fold", "extend"}
 STORED = {Receipt.COUNTED, Receipt.LATE, Receipt.DUPLICATE}
 
@@ -161,8 +164,8 @@ class _Play:
                 await self._upkeep(engine, amount)
             case Deed.SUBMIT:
                 await self._submit(server, amount)
-            case Deed.PAUSE | Deed.RESUME:
-                await self._set_state(engine, "paused" if deed is Deed.PAUSE else "running")
+            case Deed.PAUSE | Deed.RESUME | Deed.CANCEL | Deed.REOPEN | Deed.PRIORITISE:
+                await self._operate(deed, engine, client.number, amount)
             case _:
                 assert_never(deed)
 
@@ -246,6 +249,26 @@ class _Play:
         """The operator's word reaches one server now, others when they start again."""
         await engine.fetch("UPDATE campaigns SET state = %s RETURNING id", state)
         await engine.campaigns.refresh()
+
+    async def _operate(self, deed: Operators, engine: Engine, number: int, amount: int) -> None:
+        """An operator's command, where it is about units on every `amount`-th."""
+        ids = sorted(row[0] for row in await engine.fetch("SELECT id FROM units"))[number % amount :: amount]
+        ranges = [(unit_id, unit_id) for unit_id in ids]
+        chosen = Selection(self._campaign.id, frozenset(UnitState), ranges)
+        commands = Operations(engine.db, engine.campaigns, engine.now)
+        match deed:
+            case Deed.PAUSE | Deed.RESUME:
+                await self._set_state(engine, "paused" if deed is Deed.PAUSE else "running")
+            case Deed.CANCEL:
+                await commands.cancel(chosen, Why("cancelled_by_operators"))
+            case Deed.REOPEN:
+                for unit_id in ids:
+                    self._told.ended.pop(unit_id, None)
+                await commands.reopen(chosen, "again", keep_answers=number % 2 == 0)
+            case Deed.PRIORITISE:
+                await commands.prioritise(chosen, number % 7 - 3)
+            case _:
+                assert_never(deed)
 
     def _pass_time(self, seconds: float) -> None:
         self._time += timedelta(seconds=seconds)
