@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -148,7 +148,7 @@ async def list_units(settings: Settings, wish: Wish, limit: int, *, as_json: boo
                     break
     shown = [_unit(row) for row in found]
     if as_json:
-        print(json.dumps(shown))
+        print(json.dumps(shown, default=str))
         return
     _print_table(shown, "No unit is like that.")
     if len(shown) == limit:
@@ -164,7 +164,7 @@ def _unit(row: UnitRow) -> dict[str, Any]:
         "state": row.state,
         "reason": verdict.get("reason", ""),
         "priority": priority_of(row.block),
-        "settled": _moment(row.settled_at),
+        "settled": row.settled_at,
     }
 
 
@@ -198,18 +198,14 @@ async def list_batches(settings: Settings, campaign: str, *, as_json: bool) -> N
             count = functools.partial(batches.count_by_state, batch_id=batch.id)
             counted = await db.transaction("count batch", count)
             units = sum(counted.values())
-            row = {"batch": batch.name, "imported": _moment(batch.created_at), "priority": batch.priority}
+            row = {"batch": batch.name, "imported": batch.created_at, "priority": batch.priority}
             row |= {"units": units, **{state.value: counted.get(state, 0) for state in UnitState}}
             row["done"] = round(1 - counted.get("open", 0) / units, 4) if units else 0.0
             shown.append(row)
     if as_json:
-        print(json.dumps(shown))
+        print(json.dumps(shown, default=str))
     else:
         _print_table(shown, f"Nothing was imported into '{campaign}' yet.")
-
-
-def _moment(when: datetime | None) -> str:
-    return "" if when is None else f"{when.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _print_table(rows: Sequence[dict[str, Any]], empty: str) -> None:
@@ -218,13 +214,20 @@ def _print_table(rows: Sequence[dict[str, Any]], empty: str) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, value in rows[0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+        justify: JustifyMethod = "right" if isinstance(value, int | float) else "left"
+        table.add_column(name, justify=justify, no_wrap=not isinstance(value, str))
     for row in rows:
         table.add_row(*(_cell(name, value) for name, value in row.items()))
     Console().print(table)
 
 
-def _cell(name: str, value: str | float) -> str:
-    if name == "done":
-        return f"{value:.0%}"
-    return value if isinstance(value, str) else f"{value:,}" if name != "id" else str(value)
+def _cell(name: str, value: str | float | datetime | None) -> str:
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return f"{value.astimezone(UTC):%m-%d %H:%M}"
+        case int() | float() if name == "done":
+            return f"{value:.0%}"
+        case _:
+            return str(value)

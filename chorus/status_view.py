@@ -42,7 +42,7 @@ def status_table(status: dict[str, Any]) -> RenderableType:
         return (
             "There is no campaign yet. Describe one in a file, then: chorus admin campaign create FILE.toml"
         )
-    table = Table(title="Campaigns", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="Campaigns", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("campaign")
     shown = [name for name in FIGURES if name != "cancelled" or any(c[name] for c in status["campaigns"])]
     for heading in (*shown, "done"):

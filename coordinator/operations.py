@@ -21,8 +21,8 @@ from store.selections import Selection
 from store.shelves import Replica
 from store.units import LockedUnit
 
-WITH_ITS_CAMPAIGN = "campaign_cancelled"
-BY_OPERATORS = "cancelled_by_operators"
+WITH_ITS_CAMPAIGN = "with_its_campaign"
+BY_OPERATORS = "by_operators"
 STEP = 500  # units changed in one transaction
 
 Told = Callable[[int], None]

@@ -10,7 +10,7 @@ from support.engine import Engine, caption, key_of
 from coordinator import operations
 from coordinator.campaigns import Campaign
 from coordinator.lifecycle import UnitState
-from coordinator.operations import Operations, Why
+from coordinator.operations import BY_OPERATORS, Operations, Why
 from coordinator.priority import block_of, priority_of
 from store import selections, shelves
 from store.database import Transaction
@@ -145,7 +145,7 @@ async def test_a_unit_that_is_reopened_waits_with_the_priority_that_it_had(engin
     campaign = await engine.campaign()
     await engine.images(campaign, 2, priority=1)
     commands = Operations(engine.db, engine.campaigns, engine.now)
-    await commands.cancel(every(campaign), Why("cancelled_by_operators"))
+    await commands.cancel(every(campaign), Why(BY_OPERATORS))
     assert await prioritise(engine, campaign, 3) == 0
     await commands.reopen(every(campaign), "", keep_answers=False)
     blocks = {row[0] for row in await engine.fetch("SELECT block FROM ready")}

@@ -18,7 +18,7 @@ from support.engine import Engine, answer, batch, key_of
 from coordinator.campaigns import Campaign
 from coordinator.identity import Caller
 from coordinator.lifecycle import Receipt, UnitState
-from coordinator.operations import Operations, Why
+from coordinator.operations import BY_OPERATORS, Operations, Why
 from coordinator.returns import Returned, ReturnedAnswer, ReturnedFailure, SignedBatch
 from coordinator.settlement import Key
 from coordinator.submission import Subject, submit
@@ -260,7 +260,7 @@ class _Play:
             case Deed.PAUSE | Deed.RESUME:
                 await self._set_state(engine, "paused" if deed is Deed.PAUSE else "running")
             case Deed.CANCEL:
-                await commands.cancel(chosen, Why("cancelled_by_operators"))
+                await commands.cancel(chosen, Why(BY_OPERATORS))
             case Deed.REOPEN:
                 for unit_id in ids:
                     self._told.ended.pop(unit_id, None)
