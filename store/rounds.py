@@ -127,6 +127,7 @@ CROSS JOIN LATERAL (
 ) AS u
 """
 
+# A place is unique in one partition alone, and results may be partitioned: the key is looked at again.
 KEEP_ANSWERS = """
 UPDATE results SET late = false WHERE ctid = ANY (ARRAY(
     SELECT r.ctid
@@ -136,6 +137,7 @@ UPDATE results SET late = false WHERE ctid = ANY (ARRAY(
         WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id
         OFFSET 0
     ) AS r))
+  AND ((campaign_id, unit_id) IN (SELECT * FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]))) IS TRUE
 RETURNING campaign_id, unit_id, lane
 """
 
@@ -149,6 +151,8 @@ WITH left_behind AS (
             WHERE campaign_id = wanted.campaign_id AND unit_id = wanted.unit_id
             OFFSET 0
         ) AS r))
+      AND ((campaign_id, unit_id)
+           IN (SELECT * FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]))) IS TRUE
     RETURNING *
 )
 INSERT INTO past_results (campaign_id, unit_id, user_id, round, lane, host_id, return_id, hash, body, answer,

@@ -11,6 +11,7 @@ import pytest
 from conftest import in_database
 from psycopg import sql
 from psycopg.types.json import Jsonb
+from support.partitions import GROWING, partition
 
 from store import (
     annotations,
@@ -325,3 +326,27 @@ def test_a_missing_index_would_be_seen(connection: psycopg.Connection, name: str
     drop, table = DEPENDS_ON[name]
     connection.execute(drop)
     assert table in _scanned(_plan(connection, name))
+
+
+@pytest.fixture(scope="module")
+def split(postgres: str, filled: str) -> Iterator[str]:
+    """The same database with its growing tables partitioned by campaign."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE split TEMPLATE {filled.rpartition('/')[2].partition('?')[0]}")
+        url = in_database(postgres, "split")
+        partition(url, (1, 2))
+        yield url
+        connection.execute("DROP DATABASE split WITH (FORCE)")
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_on_tables_partitioned_by_campaign_no_statement_reads_one_from_end_to_end(split: str, name: str):
+    with psycopg.connect(split, options=BY_INDEX) as opened:
+        opened.execute("SET plan_cache_mode = force_generic_plan")
+        nodes = _plan(opened, name)
+        opened.rollback()
+    names = {*HOT, *(f"{table}_{part}" for table in GROWING for part in ("1", "2", "rest"))}
+    scans = [node for node in nodes if node.get("Relation Name") in names]
+    assert scans
+    whole = [node for node in scans if node["Node Type"] == "Seq Scan"]
+    assert not whole, json.dumps(nodes[0], indent=1)
