@@ -128,7 +128,9 @@ async def sweep(db: Database) -> None:
     """Leaves nothing waiting or leased, and statistics and visibility as after a quiet night."""
     async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.execute(sa.text("TRUNCATE ready, leases"))
+        await connection.execute(sa.text("SET statement_timeout = 0"))
         await connection.execute(sa.text("VACUUM ANALYZE"))
+        await connection.execute(sa.text("RESET statement_timeout"))
 
 
 async def settle_down(db: Database) -> None:

@@ -199,7 +199,7 @@ VERDICT = {
 async def test_settling_changes_no_index(engine: Engine):
     """Nearly every settling is a heap-only update, with verdicts as long as those of two voices."""
     campaign, count, call = await engine.campaign(), 6000, 128
-    await engine.db.transaction("fill", lambda tx: bulk.fill(tx, campaign.id, count, engine.now()))
+    await engine.db.transaction("fill", lambda tx: bulk.fill(tx, campaign.id, 1, 0, count, engine.now()))
     ids = [row[0] for row in await engine.fetch("SELECT id FROM units ORDER BY block, shuffle")]
     for at in range(0, count, call):
         ends = [
