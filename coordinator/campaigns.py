@@ -103,10 +103,9 @@ class Campaigns:
         """Those that hand out work."""
         return [campaign for campaign in self._known.values() if campaign.running]
 
-    def all_paused(self) -> bool:
-        """Whether there are campaigns that go on, and operators have paused every one."""
-        states = {campaign.state for campaign in self._known.values()}
-        return "paused" in states and "running" not in states
+    def all(self) -> list[Campaign]:
+        """Every one that is known here."""
+        return list(self._known.values())
 
     async def refresh(self) -> None:
         """Reads campaigns and tasks from the database."""

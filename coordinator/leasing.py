@@ -1,48 +1,60 @@
 """The lease command: replicas from their shelves into the hands of hosts."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from coordinator.campaigns import Campaigns
 from coordinator.combining import Combiner
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
+from coordinator.idle import Idle
 from coordinator.lifecycle import UnitState
-from coordinator.scheduler import Scheduler
+from coordinator.priority import priority_of
+from coordinator.scheduler import Ability, Scheduler
+from coordinator.trail import Trails
 from coordinator.trust import Trust
-from protos.tier import Tier
 from store import shelves
 from store.database import Database, Transaction
-from store.shelves import SHUFFLE_RANGE, Candidate, LeasedUnit, NewLease, Shelf, Stretch
+from store.shelves import SHUFFLE_RANGE, Candidate, LeasedUnit, NewLease, Shelf, Spot, Stretch
 
 SHELVES_PER_CALL = 8
 BLOCKS_PER_DRAW = 4
 LANES = 2  # lease transactions at once, per process
 CAPACITY = 512  # replicas that share one transaction
 SPENT = timedelta(minutes=1)  # after which blocks that held nothing for a user are looked at again
+BARREN = timedelta(seconds=5)  # for which a shelf that held nothing for a user comes last for it
 REMEMBERED = 20_000
 
-Row = tuple[int, int, int, int]
+Place = tuple[int, int, int, int]
 """A shelf without its leading block: (campaign id, perspective id, tier, lane)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """Replicas leased together, all of one shelf, for `lease_s` seconds; none where nothing fitted."""
+    """Replicas leased together, of one campaign and perspective, for `lease_s` seconds.
+
+    Where there are none, `idle` says why.
+    """
 
     units: Sequence[LeasedUnit]
     lease_s: int
+    idle: Idle = Idle.NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """One call: who wants how many replicas, of which shelves, best first."""
+    """One call: who wants how many replicas, at which spots or else of which shelves, best first.
+
+    With `is_made_up` the first shelf makes up for what the spots lack.
+    """
 
     caller: Caller
     want: int
+    spots: Sequence[Spot]
     shelves: Sequence[Shelf]
+    is_made_up: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +68,40 @@ class _Hand:
     @property
     def missing(self) -> int:
         return self.ask.want - len(self.held)
+
+    def asks_in(self, turn: int) -> bool:
+        """Whether it draws from its shelf of that number."""
+        return not self.held or (turn == 0 and self.ask.is_made_up and self.missing > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """One lease transaction: candidates that were looked at, by place, and (user, campaign, unit) given."""
+
+    seen: dict[str, Candidate] = field(default_factory=dict)
+    given: set[tuple[int, int, int]] = field(default_factory=set)
+
+    def look(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """Those that were not looked at before and can be leased."""
+        new = [one for one in found if one.place not in self.seen]
+        self.seen.update((one.place, one) for one in new)
+        return [one for one in new if one.state == UnitState.OPEN]
+
+    def give(self, one: Candidate, hand: _Hand) -> bool:
+        """Gives a candidate to a hand that still wants one and whose user may have it."""
+        user_id = hand.ask.caller.user_id
+        key = (user_id, one.campaign_id, one.id)
+        if hand.missing <= 0 or user_id in one.users or key in self.given:
+            return False
+        self.given.add(key)
+        hand.held.append(one)
+        return True
+
+    def share(self, found: Sequence[Candidate], hands: Sequence[_Hand]) -> None:
+        """Gives each candidate to one hand."""
+        for hand in hands:
+            found = [one for one in found if not self.give(one, hand)]
+            hand.passed_over = bool(found) and len(hands) > 1
 
 
 class Leasing:
@@ -76,39 +122,68 @@ class Leasing:
         self._facts = facts
         self._trust = trust
         self._clock = clock
-        self._spent: dict[tuple[int, Row], tuple[int, int, datetime]] = {}
+        self._trails = Trails()
+        self._spent: dict[tuple[int, Place], tuple[int, int, datetime]] = {}
+        self._barren: dict[int, dict[Place, datetime]] = {}
         self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY)
 
     async def look_at_shelves(self) -> None:
         """Gives the scheduler a new picture of what waits."""
-        self._scheduler.show(await self._db.transaction("shelves", shelves.waiting))
+        self._scheduler.show(await self._db.transaction("shelves", shelves.waiting), self._campaigns.all())
 
-    async def __call__(self, caller: Caller, tier: Tier, perspectives: Collection[str], want: int) -> Leased:
-        """Leases at most `want` replicas of one shelf; the best shelves are tried in turn.
+    async def __call__(self, caller: Caller, ability: Ability, want: int) -> Leased:
+        """Leases at most `want` replicas: of the images that the host had last, or of the best shelf.
 
-        `perspectives` are the names that the host can do; empty means any.
+        The host's tier is never above that of its invite.
         """
-        able = {
-            (campaign.id, perspective_id)
-            for campaign in self._campaigns.running()
-            for perspective_id, task in campaign.tasks.items()
-            if not perspectives or task.row.name in perspectives
-        }
-        order = self._scheduler.order(min(tier, caller.tier_cap), able)[:SHELVES_PER_CALL]
+        if ability.tier > caller.tier_cap:
+            ability = replace(ability, tier=caller.tier_cap)
+        order = self._order(caller.user_id, ability)
         if not order:
-            return Leased([], 0)
-        ask = _Ask(caller, want, order)
+            return Leased([], 0, self._scheduler.picture.why_nothing(ability))
+        ask = self._ask(caller, ability, want, order)
         hand = await self._combined(ask, want)
         if (
             hand.passed_over and not hand.held
         ):  # what was within reach was others' alone; by itself it goes on
             (hand,) = await self._together([ask])
         if not hand.held:
-            return Leased([], 0)
-        campaign_id, units = hand.held[0].campaign_id, sorted(one.leased for one in hand.held)
+            return Leased([], 0, await self._why_empty(order))
+        return self._leased(ask, ability, hand.held)
+
+    def _ask(self, caller: Caller, ability: Ability, want: int, order: list[Shelf]) -> _Ask:
+        """Where the host has images at hand, and then the best shelves.
+
+        Where the campaign of those images is the one to serve next, they are made up to `want` by others.
+        """
+        rows = self._scheduler.picture.fitting(ability).rows
+        spots = self._trails.follow(caller.host_id, rows, want, priority_of(order[0].block))
+        if spots and (spots[0].campaign_id, spots[0].tier) == (order[0].campaign_id, order[0].tier):
+            return _Ask(caller, want, spots, [rows[spots[0].row], *order], is_made_up=True)
+        return _Ask(caller, want, spots, order)
+
+    def _leased(self, ask: _Ask, ability: Ability, held: Sequence[Candidate]) -> Leased:
+        campaign = self._campaigns.need(held[0].campaign_id)
+        self._trails.drew(ask.caller.host_id, held, ask.spots, campaign, ability)
+        units = sorted(one.leased for one in held)
         self._facts.note(units)
-        self._scheduler.served(campaign_id, len(units))
-        return Leased(units, self._campaigns.need(campaign_id).policy.lease_s)
+        self._scheduler.served(campaign.id, len(units))
+        return Leased(units, campaign.policy.lease_s)
+
+    def _order(self, user_id: int, ability: Ability) -> list[Shelf]:
+        """The best shelves; those that held nothing for the user a moment ago come last."""
+        barren = self._barren.get(user_id)
+        if not barren:
+            return self._scheduler.order(ability, SHELVES_PER_CALL)
+        since = self._clock() - BARREN
+        order = self._scheduler.order(ability)
+        order.sort(key=lambda shelf: (noted := barren.get(_place(shelf))) is not None and noted > since)
+        return order[:SHELVES_PER_CALL]
+
+    async def _why_empty(self, order: Sequence[Shelf]) -> Idle:
+        """Whether the shelves have just been emptied, or hold only what the user has touched."""
+        there = await self._db.transaction("why empty", lambda tx: shelves.hold_something(tx, order))
+        return Idle.NOTHING_NEW_FOR_YOU if there else Idle.NO_WORK
 
     async def _together(self, asks: Sequence[_Ask]) -> list[_Hand]:
         now = self._clock()
@@ -116,31 +191,44 @@ class Leasing:
         async def body(tx: Transaction) -> list[_Hand]:
             hands = [_Hand(ask) for ask in asks]
             await shelves.guard_users(tx, {ask.caller.user_id for ask in asks})
-            seen: dict[str, Candidate] = {}
+            draw = _Draw()
+            await self._go_on(tx, [hand for hand in hands if hand.ask.spots], draw)
             for turn in range(SHELVES_PER_CALL):
-                empty: defaultdict[Shelf, list[_Hand]] = defaultdict(list)
+                asking: defaultdict[Shelf, list[_Hand]] = defaultdict(list)
                 for hand in hands:
-                    if not hand.held and turn < len(hand.ask.shelves):
-                        empty[hand.ask.shelves[turn]].append(hand)
-                for shelf, those in empty.items():
-                    await self._hand_out(tx, shelf, those, seen, now)
-            await self._take(tx, hands, seen, now)
+                    if turn < len(hand.ask.shelves) and hand.asks_in(turn):
+                        asking[hand.ask.shelves[turn]].append(hand)
+                for shelf, those in asking.items():
+                    await self._hand_out(tx, shelf, those, draw, now)
+            await self._take(tx, hands, draw, now)
             return hands
 
         return await self._db.transaction("lease", body, pipelined=True)
+
+    async def _go_on(self, tx: Transaction, hands: Sequence[_Hand], draw: _Draw) -> None:
+        """Hands out what waits at the spots that were asked for."""
+        if not hands:
+            return
+        found: defaultdict[Spot, list[Candidate]] = defaultdict(list)
+        for one in draw.look(
+            await shelves.at(tx, sorted({spot for hand in hands for spot in hand.ask.spots}))
+        ):
+            found[one.spot].append(one)
+        for hand in hands:
+            for spot in hand.ask.spots:
+                given = next((one for one in found[spot] if draw.give(one, hand)), None)
+                if given is not None:
+                    found[spot].remove(given)
 
     async def _hand_out(
         self,
         tx: Transaction,
         shelf: Shelf,
         hands: Sequence[_Hand],
-        seen: dict[str, Candidate],
+        draw: _Draw,
         now: datetime,
     ) -> None:
-        """Hands out replicas of one shelf from a random place in its leading block on; then later blocks.
-
-        `seen` are the candidates that were looked at in this transaction, by place.
-        """
+        """Hands out replicas of one shelf from a random place in its leading block on; then later blocks."""
         users = sorted({hand.ask.caller.user_id for hand in hands})
         block, start = self._start(shelf, users, now)
         for _ in range(BLOCKS_PER_DRAW):
@@ -150,18 +238,17 @@ class Leasing:
                 if missing and low < high:
                     found = await shelves.candidates(tx, shelf, Stretch(block, low, high), users, missing)
                     usable |= bool(found)
-                    new = [one for one in found if one.place not in seen]
-                    seen.update((one.place, one) for one in new)
-                    _share([one for one in new if one.state == UnitState.OPEN], hands)
+                    draw.share(draw.look(found), hands)
             if not any(hand.missing for hand in hands):
                 return
             if not usable and len(users) == 1:
                 self._note_spent(users[0], shelf, block, now)
             following = await shelves.block_after(tx, shelf, block)
             if following is None:
+                self._note_barren(hands, shelf, now)
                 # What comes back to a block that was passed over is seen the next time.
                 for user_id in users:
-                    self._spent.pop((user_id, _row(shelf)), None)
+                    self._spent.pop((user_id, _place(shelf)), None)
                 return
             block, start = following, 0
 
@@ -169,7 +256,7 @@ class Leasing:
         """Where to begin: not in blocks that hold nothing for the user, as was seen lately."""
         block, start = self._scheduler.start(shelf)
         if len(users) == 1:
-            first, after, noted = self._spent.get((users[0], _row(shelf)), (block, block, now))
+            first, after, noted = self._spent.get((users[0], _place(shelf)), (block, block, now))
             if first <= block < after and now - noted < SPENT:
                 return after, 0
         return block, start
@@ -177,15 +264,20 @@ class Leasing:
     def _note_spent(self, user_id: int, shelf: Shelf, block: int, now: datetime) -> None:
         if len(self._spent) >= REMEMBERED:
             self._spent.clear()
-        first, after, _ = self._spent.get((user_id, _row(shelf)), (block, block, now))
+        first, after, _ = self._spent.get((user_id, _place(shelf)), (block, block, now))
         begins = first if first <= block <= after else block
-        self._spent[user_id, _row(shelf)] = (begins, block + 1, now)
+        self._spent[user_id, _place(shelf)] = (begins, block + 1, now)
 
-    async def _take(
-        self, tx: Transaction, hands: Sequence[_Hand], seen: Mapping[str, Candidate], now: datetime
-    ) -> None:
+    def _note_barren(self, hands: Sequence[_Hand], shelf: Shelf, now: datetime) -> None:
+        if len(self._barren) >= REMEMBERED:
+            self._barren.clear()
+        for hand in hands:
+            if not hand.held and not hand.passed_over:
+                self._barren.setdefault(hand.ask.caller.user_id, {})[_place(shelf)] = now
+
+    async def _take(self, tx: Transaction, hands: Sequence[_Hand], draw: _Draw, now: datetime) -> None:
         """Moves what was handed out from the shelves into leases; what cannot be leased leaves its shelf."""
-        closed = [one.place for one in seen.values() if one.state != UnitState.OPEN]
+        closed = [one.place for one in draw.seen.values() if one.state != UnitState.OPEN]
         new = [lease for hand in hands if hand.held for lease in self._leases(hand, now)]
         taken = await shelves.take(tx, new, closed, now)
         for hand in hands:
@@ -194,27 +286,14 @@ class Leasing:
     def _leases(self, hand: _Hand, now: datetime) -> Iterator[NewLease]:
         caller, first = hand.ask.caller, hand.held[0]
         policy = self._campaigns.need(first.campaign_id).policy
-        place = (first.campaign_id, first.perspective_id, first.lane)
+        place = (first.campaign_id, first.perspective_id)
         works_alone = self._trust.works_alone(caller.host_id, *place, policy)
         deadline = now + timedelta(seconds=policy.lease_s)
         for one in hand.held:
-            alone = one.fresh and works_alone()
+            alone = one.fresh and one.lane == 0 and works_alone()
             next_lane = one.fresh and not alone and one.lane + 1 < policy.replication
             yield NewLease(one, caller.host_id, caller.user_id, deadline, next_lane, alone)
 
 
-def _share(found: Sequence[Candidate], hands: Sequence[_Hand]) -> None:
-    """Gives each hand what it still wants of the candidates that its user may have, each to one hand."""
-    for hand in hands:
-        user_id, rest = hand.ask.caller.user_id, []
-        for one in found:
-            if hand.missing and user_id not in one.users:
-                hand.held.append(one)
-            else:
-                rest.append(one)
-        hand.passed_over = bool(rest) and len(hands) > 1
-        found = rest
-
-
-def _row(shelf: Shelf) -> Row:
+def _place(shelf: Shelf) -> Place:
     return (shelf.campaign_id, shelf.perspective_id, shelf.tier, shelf.lane)

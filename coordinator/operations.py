@@ -13,12 +13,12 @@ from coordinator.lifecycle import LeaseEnding, UnitMove, UnitState, states_befor
 from coordinator.priority import moved, priority_of
 from coordinator.settlement import LANES, EndedLease, Key, by_unit, give_back, replica, settle
 from coordinator.validation import Settled
-from store import batches, campaigns, leases, rounds, selections, shelves, units
+from store import batches, campaigns, leases, replicas, rounds, selections, units
 from store.batches import Batch
 from store.database import Database, Transaction
+from store.replicas import Replica
 from store.rounds import Kept
 from store.selections import Selection
-from store.shelves import Replica
 from store.units import LockedUnit
 
 WITH_ITS_CAMPAIGN = "with_its_campaign"
@@ -107,13 +107,13 @@ class Operations:
         replication = self._campaigns.need(campaign.id).policy.replication
         for unit, key in zip(chosen, ended, strict=True):
             born += _replicas(unit, replication, kept[key], taken[key])
-        await shelves.put(tx, born)
+        await replicas.put(tx, born)
         return len(chosen)
 
     async def _lanes_under_way(self, tx: Transaction, keys: Sequence[Key]) -> dict[Key, set[int]]:
         """Lanes that stragglers hold still, and those that a claim put on their shelf as the unit ended."""
         taken: dict[Key, set[int]] = {key: set() for key in keys}
-        for campaign_id, unit_id, lane, _ in await shelves.lanes_of(tx, keys):
+        for campaign_id, unit_id, lane, _ in await replicas.lanes_of(tx, keys):
             taken[campaign_id, unit_id].add(lane)
         for lease in await leases.of_units(tx, keys):
             taken[lease.campaign_id, lease.unit_id].add(lease.lane)
@@ -189,7 +189,7 @@ async def _prioritise(tx: Transaction, keys: Sequence[Key], priority: int) -> in
     chosen = [unit for unit in await units.lock(tx, keys) if unit.state == UnitState.OPEN]
     moving = [(unit, moved(unit.block, priority)) for unit in chosen if priority_of(unit.block) != priority]
     await units.set_blocks(tx, [(unit.campaign_id, unit.id, block) for unit, block in moving])
-    await shelves.move(tx, [(replica(unit, 0), block) for unit, block in moving])
+    await replicas.move(tx, [(replica(unit, 0), block) for unit, block in moving])
     return len(chosen)
 
 

@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -37,6 +38,8 @@ class Policy(BaseModel):
     moderation: Literal["none", "all"] = "none"
     licenses: tuple[str, ...] = ()
     output_license: str = "CC0-1.0"
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    models: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = ()
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
 
     @model_validator(mode="after")
@@ -52,6 +55,10 @@ class Policy(BaseModel):
     def features(self, answer: Mapping[str, Any], perspective: Perspective) -> Features:
         """A checked answer, prepared for the campaign's cross-check."""
         return features(answer, perspective, lexical=self.cross_check == "lexical")
+
+    def takes_model(self, model: str) -> bool:
+        """Whether a host with this model may answer; a campaign that names no patterns takes any."""
+        return not self.models or any(fnmatchcase(model.lower(), pattern.lower()) for pattern in self.models)
 
     @cached_property
     def sole_weight(self) -> float:

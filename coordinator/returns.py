@@ -29,12 +29,12 @@ from coordinator.settlement import (
 )
 from coordinator.trust import Trust
 from coordinator.validation import MoreWanted, Settled
-from store import leases, ledger, results, rounds, shelves
+from store import leases, ledger, replicas, results, rounds, shelves
 from store.database import Database, Transaction
 from store.leases import Lease, PastLease
 from store.ledger import Entry
+from store.replicas import Replica
 from store.results import NewResult, NewReturn, VoiceRow
-from store.shelves import Replica
 from store.situation import lock_and_read
 from store.units import LockedUnit
 
@@ -188,7 +188,7 @@ class Returns:
         await results.add(tx, outcome.batches, stored, now)
         await shelves.guard_users(tx, {row.user_id for row in stored if row.leased_at is None})
         await leases.answered(tx, [(row.campaign_id, row.unit_id, row.user_id) for row in stored])
-        await shelves.remove(tx, _filled_places(situation, stored))
+        await replicas.remove(tx, _filled_places(situation, stored))
         await give_back(tx, outcome.ended, situation.units, self._campaigns, now)
         ends, wider, entries = [], [], [_failure(situation, ended) for ended in outcome.ended]
         for key, rows in outcome.rows.items():

@@ -21,10 +21,10 @@ from coordinator.leasing import Leased, Leasing
 from coordinator.lifecycle import Receipt
 from coordinator.messages import Messages
 from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
-from coordinator.scheduler import Scheduler
+from coordinator.scheduler import Ability, Scheduler
 from coordinator.settlement import Key
 from coordinator.standing import standing
-from coordinator.throttle import Held, Throttle
+from coordinator.throttle import Throttle
 from coordinator.work import Work
 from protos import signing, work_pb2, work_pb2_grpc
 from protos.tier import Tier
@@ -35,7 +35,6 @@ MAX_WANT = 256
 MAX_REFS = 4096
 MAX_WAIT_S = 30.0
 MAX_WORDS = 300
-RETRY_MS = 2000
 
 Context = grpc.aio.ServicerContext
 Request = TypeVar("Request")
@@ -232,20 +231,21 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         returned = len(response.acks)
         allowed = self.throttle.allow(caller.host_id, min(request.want, MAX_WANT), returned)
         if allowed.because is not None:
-            response.idle_reason = "parked" if allowed.because is Held.PARKED else "over_quota"
+            response.idle_reason = allowed.because.value
             response.retry_ms = allowed.retry_ms
             return
         want = allowed.want
-        leased = await self.leasing(caller, tier, request.perspectives, want)
+        ability = Ability(tier, frozenset(request.perspectives), _words(request.model))
+        leased = await self.leasing(caller, ability, want)
         if not leased.units and request.wait_ms and not response.acks:
             await self.scheduler.refreshed(min(request.wait_ms / 1000, MAX_WAIT_S))
-            leased = await self.leasing(caller, tier, request.perspectives, want)
+            leased = await self.leasing(caller, ability, want)
         self.throttle.unused(caller.host_id, allowed, want - len(leased.units))
         if leased.units:
             response.lease.CopyFrom(self._lease_batch(caller, leased))
         else:
-            response.idle_reason = "paused_by_operator" if self.campaigns.all_paused() else "no_work"
-            response.retry_ms = RETRY_MS
+            response.idle_reason = leased.idle.code
+            response.retry_ms = self.scheduler.retry_ms(leased.idle)
 
     def _lease_batch(self, caller: Caller, leased: Leased) -> work_pb2.LeaseBatch:
         campaign = self.campaigns.need(leased.units[0].campaign_id)

@@ -12,10 +12,10 @@ from coordinator import metrics, validation
 from coordinator.campaigns import Campaigns
 from coordinator.lifecycle import Caps, LeaseEnding, UnitState, given_up
 from coordinator.validation import Settled
-from store import leases, shelves, units
+from store import leases, replicas, units
 from store.database import Transaction
 from store.leases import Ending, Lease
-from store.shelves import Replica
+from store.replicas import Replica
 from store.units import LockedUnit, Settlement
 
 Key = tuple[int, int]
@@ -112,7 +112,7 @@ async def widen(tx: Transaction, wanted: Sequence[Wanted]) -> None:
     taken: defaultdict[Key, set[int]] = defaultdict(set)
     # Shelves first: while the unit is locked a replica can only move from its shelf into a lease, so that
     # one that is drawn between the two statements is seen by the second.
-    for campaign_id, unit_id, lane, fresh in await shelves.lanes_of(tx, keys):
+    for campaign_id, unit_id, lane, fresh in await replicas.lanes_of(tx, keys):
         key = (campaign_id, unit_id)
         taken[key].update(range(lane, max(lane + 1, replication[key] if fresh else 0)))
     for lease in await leases.of_units(tx, keys):
@@ -122,7 +122,7 @@ async def widen(tx: Transaction, wanted: Sequence[Wanted]) -> None:
         first = max(taken[key] | one.answered, default=-1) + 1
         missing = max(0, one.count - len(taken[key]))
         born += [replica(one.unit, lane) for lane in range(first, min(first + missing, LANES))]
-    await shelves.put(tx, born)
+    await replicas.put(tx, born)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ async def give_back(
         else:
             details = [lease.detail for lease in past if lease.detail]
             lost.append((unit, validation.given_up(reason, counted, details)))
-    await shelves.put(tx, back)
+    await replicas.put(tx, back)
     await settle(tx, lost, now)
     tell_verdicts(tx, campaigns, lost)
     tx.on_commit.append(lambda: _tell_endings(ended))

@@ -47,8 +47,9 @@ async def submit(
 ) -> Submitted:
     """Births one unit per subject and task. Submitting again births nothing twice.
 
-    Units of one import lie together in blocks of about BLOCK_UNITS per task, in random order inside. Raises
-    OperatorError("campaign_cancelled").
+    Units of one import lie together in blocks of about BLOCK_UNITS per task, in random order inside. Those
+    of one image lie at the same place on every perspective's shelf: a host may go on with an image it has.
+    Raises OperatorError("campaign_cancelled").
     """
     refuse_cancelled(campaign.name, (await campaigns.hold(tx, campaign.id)).state)
     if not subjects:
@@ -58,8 +59,10 @@ async def submit(
     ids = iter(reserved)
     rows = []
     for subject in subjects:
-        for perspective_id, task in tasks:
-            unit_id = next(ids)
+        own = [next(ids) for _ in tasks]
+        block = block_of(own[0] // (BLOCK_UNITS * len(tasks)), priority)
+        shuffle = rng.randrange(SHUFFLE_RANGE)
+        for unit_id, (perspective_id, task) in zip(own, tasks, strict=True):
             message = signing.unit(campaign.id, unit_id, KIND, task.row.digest, subject.image_hash, "")
             row = NewUnit(
                 campaign_id=campaign.id,
@@ -70,8 +73,8 @@ async def submit(
                 task_version=TASK_VERSION,
                 ordinal=0,
                 tier=task.row.tier,
-                block=block_of(unit_id // (BLOCK_UNITS * len(tasks)), priority),
-                shuffle=rng.randrange(SHUFFLE_RANGE),
+                block=block,
+                shuffle=shuffle,
                 image_hash=subject.image_hash,
                 params="",
                 signature=key.sign(message),

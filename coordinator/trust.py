@@ -55,14 +55,13 @@ class Trust:
         return weight(_evidence(row).after((self._clock() - row.as_of).total_seconds())) >= sole_weight
 
     def works_alone(
-        self, host_id: int, campaign_id: int, perspective_id: int, lane: int, policy: Policy
+        self, host_id: int, campaign_id: int, perspective_id: int, policy: Policy
     ) -> Callable[[], bool]:
-        """Says of each fresh replica that the host draws from a shelf whether it goes to no other host.
+        """Says of each unit that the host is the first to draw whether it goes to no other host.
 
-        A unit that others have been asked about already is never settled by one voice alone; of the rest some
-        are checked, by chance.
+        Some are checked, by chance.
         """
-        trusted = lane == 0 and self.alone(host_id, campaign_id, perspective_id, policy.sole_weight)
+        trusted = self.alone(host_id, campaign_id, perspective_id, policy.sole_weight)
         return lambda: trusted and self._rng.random() >= policy.spot_check
 
 

@@ -212,7 +212,7 @@ class Message(_message.Message):
     def __init__(self, id: _Optional[int] = ..., code: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class WorkRequest(_message.Message):
-    __slots__ = ("results", "signature", "want", "tier", "perspectives", "wait_ms", "last_message")
+    __slots__ = ("results", "signature", "want", "tier", "perspectives", "wait_ms", "last_message", "model")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     WANT_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +220,7 @@ class WorkRequest(_message.Message):
     PERSPECTIVES_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[Result]
     signature: bytes
     want: int
@@ -227,7 +228,8 @@ class WorkRequest(_message.Message):
     perspectives: _containers.RepeatedScalarFieldContainer[str]
     wait_ms: int
     last_message: int
-    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., signature: _Optional[bytes] = ..., want: _Optional[int] = ..., tier: _Optional[str] = ..., perspectives: _Optional[_Iterable[str]] = ..., wait_ms: _Optional[int] = ..., last_message: _Optional[int] = ...) -> None: ...
+    model: str
+    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., signature: _Optional[bytes] = ..., want: _Optional[int] = ..., tier: _Optional[str] = ..., perspectives: _Optional[_Iterable[str]] = ..., wait_ms: _Optional[int] = ..., last_message: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
 
 class WorkResponse(_message.Message):
     __slots__ = ("acks", "lease", "idle_reason", "retry_ms", "messages")

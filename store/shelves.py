@@ -8,7 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from psycopg.rows import class_row
 
-from store.arrays import Integers, key_columns
+from store.arrays import Integers
 from store.database import Transaction, rows_of
 from store.schema import QUEUE, metadata
 
@@ -32,6 +32,10 @@ ready = sa.Table(
 )
 
 
+Row = tuple[int, int, int]
+"""(campaign id, perspective id, tier): the shelves of one perspective, one for each lane."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """Replicas that any one claim may draw from together; `block` is the leading one."""
@@ -41,6 +45,11 @@ class Shelf:
     tier: int
     lane: int
     block: int
+
+    @property
+    def row(self) -> Row:
+        """The shelf whatever its lane."""
+        return self.campaign_id, self.perspective_id, self.tier
 
 
 class LeasedUnit(NamedTuple):
@@ -57,6 +66,21 @@ class LeasedUnit(NamedTuple):
     signature: bytes
 
 
+class Spot(NamedTuple):
+    """Where the replicas of an image's unit of one perspective lie, in whatever lane."""
+
+    campaign_id: int
+    perspective_id: int
+    tier: int
+    block: int
+    shuffle: int
+
+    @property
+    def row(self) -> Row:
+        """The shelves that it is a part of."""
+        return self[:3]
+
+
 class Candidate(NamedTuple):
     """A waiting replica that this transaction has locked.
 
@@ -67,6 +91,9 @@ class Candidate(NamedTuple):
     place: str
     fresh: bool
     users: list[int]
+    tier: int
+    block: int
+    shuffle: int
     state: str
     campaign_id: int
     id: int
@@ -81,7 +108,12 @@ class Candidate(NamedTuple):
     @property
     def leased(self) -> LeasedUnit:
         """What its holder is told."""
-        return LeasedUnit._make(self[4:])
+        return LeasedUnit._make(self[7:])
+
+    @property
+    def spot(self) -> Spot:
+        """Where it lies, whatever its lane."""
+        return Spot(self.campaign_id, self.perspective_id, self.tier, self.block, self.shuffle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,34 +201,72 @@ async def candidates(
     return await cursor.fetchall()
 
 
-CANDIDATES = """
+# Whom each waiting replica cannot go to. Nobody has touched a unit whose first replica was never leased.
+_TOUCHED = """
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN r.fresh AND r.lane = 0 THEN '{}' ELSE
+        ARRAY(SELECT l.user_id FROM leases l
+              WHERE l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id)
+        || ARRAY(SELECT s.user_id FROM results s
+                 WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id)
+        || ARRAY(SELECT p.user_id FROM past_leases p
+                 WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed')
+    END AS users OFFSET 0
+) AS touched
+"""
+_TELL = """
+SELECT p.place, p.fresh, p.users, u.tier, p.block, p.shuffle, u.state, u.campaign_id, u.id, p.lane, u.kind,
+       u.perspective_id, u.content_id, u.image_hash, u.params, u.signature
+FROM picked p CROSS JOIN LATERAL (
+    SELECT * FROM units WHERE campaign_id = p.campaign_id AND id = p.unit_id OFFSET 0
+) AS u
+"""
+
+CANDIDATES = f"""
 WITH picked AS (
-    SELECT r.ctid AS place, r.campaign_id, r.unit_id, r.lane, r.fresh, touched.users
-    FROM ready r CROSS JOIN LATERAL (
-        -- Nobody has touched a unit whose first replica was never leased.
-        SELECT CASE WHEN r.fresh AND r.lane = 0 THEN '{}' ELSE
-            ARRAY(SELECT l.user_id FROM leases l
-                  WHERE l.campaign_id = r.campaign_id AND l.unit_id = r.unit_id)
-            || ARRAY(SELECT s.user_id FROM results s
-                     WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id)
-            || ARRAY(SELECT p.user_id FROM past_leases p
-                     WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed'
-                       AND NOT p.forgiven)
-        END AS users OFFSET 0
-    ) AS touched
+    SELECT r.ctid AS place, r.campaign_id, r.unit_id, r.lane, r.block, r.shuffle, r.fresh, touched.users
+    FROM ready r {_TOUCHED}
     WHERE r.campaign_id = %(campaign)s AND r.perspective_id = %(perspective)s AND r.tier = %(tier)s
       AND r.lane = %(lane)s AND r.block = %(block)s AND r.shuffle >= %(low)s AND r.shuffle < %(high)s
       AND NOT %(users)b::bigint[] <@ touched.users
     ORDER BY r.block, r.shuffle, r.unit_id
     LIMIT %(want)s
     FOR UPDATE OF r SKIP LOCKED
-)
-SELECT p.place, p.fresh, p.users, u.state, u.campaign_id, u.id, p.lane, u.kind, u.perspective_id,
-       u.content_id, u.image_hash, u.params, u.signature
-FROM picked p CROSS JOIN LATERAL (
-    SELECT * FROM units WHERE campaign_id = p.campaign_id AND id = p.unit_id OFFSET 0
-) AS u
-"""
+) {_TELL}
+"""  # noqa: S608 - only constants of this file
+
+
+async def at(tx: Transaction, spots: Sequence[Spot]) -> list[Candidate]:
+    """Locks and gives every replica at these spots that nobody else has locked, for anyone."""
+    columns: dict[str, object] = {name: [getattr(spot, name) for spot in spots] for name in Spot._fields}
+    cursor = tx.raw.cursor(row_factory=rows_of(Candidate))
+    await cursor.execute(AT, columns)
+    return await cursor.fetchall()
+
+
+AT = f"""
+WITH picked AS (
+    SELECT r.ctid AS place, r.campaign_id, r.unit_id, r.lane, r.block, r.shuffle, r.fresh, touched.users
+    FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
+                %(block)b::int[], %(shuffle)b::int[])
+        AS spot (campaign_id, perspective_id, tier, block, shuffle)
+    CROSS JOIN LATERAL (
+        SELECT ready.ctid, ready.* FROM ready
+        WHERE campaign_id = spot.campaign_id AND perspective_id = spot.perspective_id AND tier = spot.tier
+          AND lane = ANY (ARRAY(SELECT generate_series(0, 31)))
+          AND block = spot.block AND shuffle = spot.shuffle
+        OFFSET 0 FOR UPDATE SKIP LOCKED
+    ) AS r {_TOUCHED}
+) {_TELL}
+"""  # noqa: S608 - only constants of this file
+
+
+async def hold_something(tx: Transaction, shelves: Sequence[Shelf]) -> bool:
+    """Whether anything lies on any of these shelves now."""
+    for shelf in shelves:
+        if await block_after(tx, shelf, -(2**31)) is not None:
+            return True
+    return False
 
 
 async def block_after(tx: Transaction, shelf: Shelf, block: int) -> int | None:
@@ -269,116 +339,6 @@ WITH taken AS (
     ON CONFLICT DO NOTHING
 )
 SELECT campaign_id, unit_id, lane FROM leased
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """A replica by its full place on the shelves."""
-
-    campaign_id: int
-    perspective_id: int
-    tier: int
-    lane: int
-    block: int
-    shuffle: int
-    unit_id: int
-
-
-async def put(tx: Transaction, replicas: Sequence[Replica]) -> None:
-    """Puts replicas on their shelves, not fresh; one that is there already stays one."""
-    if replicas:
-        columns = {name: [getattr(replica, name) for replica in replicas] for name in Replica.__slots__}
-        await tx.raw.execute(PUT, columns)
-
-
-PUT = """
-INSERT INTO ready (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id, fresh)
-SELECT r.*, false
-FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
-            %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[]) AS r
-ON CONFLICT DO NOTHING
-"""
-
-
-async def lanes_of(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, bool]]:
-    """(campaign id, unit id, lane, fresh) of the replicas of these units that wait on their shelves."""
-    columns = key_columns(keys)
-    found = await tx.raw.execute(LANES_OF, columns)
-    return [tuple(row) for row in await found.fetchall()]
-
-
-LANES_OF = """
-SELECT r.campaign_id, r.unit_id, r.lane, r.fresh
-FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS wanted (campaign_id, unit_id)
-CROSS JOIN LATERAL (
-    SELECT * FROM units WHERE campaign_id = wanted.campaign_id AND id = wanted.unit_id OFFSET 0
-) AS u
-CROSS JOIN LATERAL (
-    SELECT * FROM ready
-    WHERE campaign_id = u.campaign_id AND perspective_id = u.perspective_id AND tier = u.tier
-      AND lane = ANY (ARRAY(SELECT generate_series(0, 31)))
-      AND block = u.block AND shuffle = u.shuffle AND unit_id = u.id
-    OFFSET 0
-) AS r
-"""
-
-
-async def remove(tx: Transaction, replicas: Sequence[Replica]) -> None:
-    """Takes replicas off their shelves, because a late answer fills their place."""
-    if replicas:
-        columns = {name: [getattr(replica, name) for replica in replicas] for name in Replica.__slots__}
-        await tx.raw.execute(REMOVE, columns)
-
-
-REMOVE = """
-DELETE FROM ready WHERE ctid = ANY (ARRAY(
-    SELECT r.ctid
-    FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
-                %(lane)b::smallint[], %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[])
-        AS gone (campaign_id, perspective_id, tier, lane, block, shuffle, unit_id)
-    CROSS JOIN LATERAL (
-        SELECT ready.ctid FROM ready
-        WHERE campaign_id = gone.campaign_id AND perspective_id = gone.perspective_id
-          AND tier = gone.tier AND lane = gone.lane AND block = gone.block
-          AND shuffle = gone.shuffle AND unit_id = gone.unit_id
-        OFFSET 0
-    ) AS r))
-"""
-
-
-async def move(tx: Transaction, moves: Sequence[tuple[Replica, int]]) -> None:
-    """Moves whatever waits of these locked units, each given by any lane, into another block.
-
-    A claim may be taking a replica meanwhile, and put the next lane where the first was: then a row that
-    was seen is gone when its turn comes, and all is looked at again.
-    """
-    columns: dict[str, object] = {
-        name: [getattr(replica, name) for replica, _ in moves] for name in Replica.__slots__ if name != "lane"
-    }
-    seen, moved = len(moves), 0
-    while seen != moved:
-        found = await tx.raw.execute(MOVE, {**columns, "to": [block for _, block in moves]})
-        [(seen, moved)] = await found.fetchall()
-
-
-MOVE = """
-WITH seen AS (
-    SELECT r.place, m.destination
-    FROM unnest(%(campaign_id)b::int[], %(perspective_id)b::smallint[], %(tier)b::smallint[],
-                %(block)b::int[], %(shuffle)b::int[], %(unit_id)b::bigint[], %(to)b::int[])
-        AS m (campaign_id, perspective_id, tier, block, shuffle, unit_id, destination)
-    CROSS JOIN LATERAL (
-        SELECT ready.ctid AS place FROM ready
-        WHERE campaign_id = m.campaign_id AND perspective_id = m.perspective_id AND tier = m.tier
-          AND lane = ANY (ARRAY(SELECT generate_series(0, 31)))
-          AND block = m.block AND shuffle = m.shuffle AND unit_id = m.unit_id
-        OFFSET 0
-    ) AS r
-), moved AS (
-    UPDATE ready SET block = seen.destination FROM seen WHERE ready.ctid = seen.place RETURNING 1
-)
-SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM moved)
 """
 
 

@@ -174,6 +174,7 @@ class Coordinator:
         want: int,
         tier: str,
         perspectives: Sequence[str],
+        model: str = "",
         wait_ms: int = 0,
     ) -> work_pb2.WorkResponse:
         """Returns results, leases up to `want` units; safe to repeat. Raises AwayError or RejectedError."""
@@ -184,6 +185,7 @@ class Coordinator:
             want=want,
             tier=tier,
             perspectives=perspectives,
+            model=model,
             wait_ms=wait_ms,
             last_message=None if self._memory is None else self._memory.message,
         )

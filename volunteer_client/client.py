@@ -74,7 +74,8 @@ async def run(home: Home, settings: Settings, log: Log) -> int:
     with home.lock():
         enrolment, key = home.joined()
         random = Random()  # noqa: S311  # jitter and sampling seeds, no secrets
-        wish = Wish(settings.concurrency, settings.tier or enrolment.tier, settings.perspectives)
+        tier = settings.tier or enrolment.tier
+        wish = Wish(settings.concurrency, tier, settings.perspectives, settings.model)
         seed = random.getrandbits(31) if settings.seed is None else settings.seed
         async with AsyncExitStack() as stack:
             coordinator = Coordinator(enrolment, key, home.memory())

@@ -30,15 +30,29 @@ _NAMES = {
     work_pb2.REFUSED: "refused",
     work_pb2.FAILURE_NOTED: "failure_noted",
 }
+_IDLE_WORDS = {
+    "no_work": "nothing waits right now",
+    "nothing_new_for_you": "what waits has your answer already, and needs somebody else's",
+    "paused_by_operator": "the operators have paused their campaigns",
+    "no_work_for_perspectives": "work waits, but none of the perspectives that you chose",
+    "no_work_for_model": "work waits, but its campaigns ask for other models",
+    "no_work_for_tier": "work waits, but for machines with more memory",
+    "over_quota": "this machine holds as many units as it may",
+    "parked": "this machine gets no work for a while, because its work kept failing or an operator said so",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a volunteer will do: how many requests at once, what the machine can hold, which perspectives."""
+    """What a volunteer will do: how many requests at once, what the machine can hold, which perspectives.
+
+    `model` is the one that does it.
+    """
 
     concurrency: int
     tier: str
     perspectives: tuple[str, ...]
+    model: str
 
 
 class Conversation:
@@ -172,6 +186,7 @@ class Conversation:
             want=call.want,
             tier=self._wish.tier,
             perspectives=self._wish.perspectives,
+            model=self._wish.model,
             wait_ms=0 if self._queue.refs() else LONG_POLL_MS,
         )
         settled = await self._absorb_acks(call.returns, response.acks)
@@ -231,7 +246,8 @@ class Conversation:
         self._queue.no_lease_before(now + pause)
         if not self._queue.refs():
             self.idle_since = now if self.idle_since is None else self.idle_since
-            self._say_waiting(response.idle_reason or "no_work", "")
+            reason = response.idle_reason or "no_work"
+            self._say_waiting(reason, _IDLE_WORDS.get(reason, ""))
 
     async def _after_refused_batch(self, call: Call, error: RejectedError) -> None:
         """One bad result must not hold up the others: halve until it is alone, then set it aside."""

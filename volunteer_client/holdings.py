@@ -127,13 +127,13 @@ class Holdings:
         return gone
 
     async def settle(self, refs: Sequence[Ref]) -> None:
-        """Forgets results that the coordinator has answered finally, and images that nothing needs."""
+        """Forgets results that the coordinator has answered finally, and images that nothing needs soon."""
         await asyncio.to_thread(self.spool.acknowledged, refs)
         self.queue.settle(refs)
         for ref in refs:
             self.results.pop(ref, None)
         wanted = {lease.unit.image_hash for lease in self.leases.values()}
-        await asyncio.to_thread(self.spool.keep_only_images, wanted)
+        await asyncio.to_thread(self.spool.prune_images, wanted)
         self.changed.beat()
 
     async def set_aside(self, ref: Ref) -> None:

@@ -13,6 +13,7 @@ from volunteer_client import durable
 from volunteer_client.lease import Lease, Ref, UnfitError, verify_lease
 
 _MAGIC = b"chorus-spool-1\n"
+SPARE_IMAGES = 256
 _LEASE_LIMIT_S = 30 * 24 * 3600
 
 
@@ -31,12 +32,15 @@ class Spool:
     Methods raise OSError when the disk will not take or give a file.
     """
 
-    def __init__(self, folder: Path, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, *, wall_clock: Callable[[], float] = time.time, spare_images: int = SPARE_IMAGES
+    ) -> None:
         self._leased = folder / "leased"
         self._finished = folder / "finished"
         self._images = folder / "images"
         self._damaged = folder / "damaged"
         self._wall_clock = wall_clock
+        self._spare_images = spare_images
         for part in (self._leased, self._finished, self._images, self._damaged):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -81,10 +85,11 @@ class Spool:
             return None
         return data if hashlib.sha256(data).digest() == image_hash else None
 
-    def keep_only_images(self, wanted: set[bytes]) -> None:
-        """Removes the images of units that are no longer held."""
+    def prune_images(self, wanted: set[bytes]) -> None:
+        """Keeps the images of held units, and of others the latest: the next work is often about them."""
         names = {image_hash.hex() for image_hash in wanted}
-        durable.remove(path for path in self._images.iterdir() if path.name not in names)
+        spare = [path for path in _files(self._images) if path.name not in names]
+        durable.remove(spare[: max(0, len(spare) - self._spare_images)])
 
     def load(self, coordinator_key: bytes) -> Contents:
         """Reads everything back; a damaged file is moved aside and named, never an error."""

@@ -1,6 +1,5 @@
 """What is written for people is what the program does: settings, commands, codes and states."""
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,10 +11,13 @@ import typer.main
 
 from chorus.cli import app
 from coordinator import rpc
+from coordinator.idle import Idle
 from coordinator.lifecycle import UNIT_MOVES, LeaseEnding, Receipt
 from coordinator.settings import Settings
+from coordinator.throttle import Held
 from protos import work_pb2
 from protos.tier import Tier
+from volunteer_client.conversation import _IDLE_WORDS
 
 ROOT = Path(__file__).parents[2]
 ROOT_COMMAND = typer.main.get_command(app)
@@ -132,25 +134,15 @@ def test_every_page_that_is_linked_exists(page: str):
 # --- the protocol ---
 
 
-def _idle_reasons() -> set[str]:
-    """Every text that the server ever gives as idle_reason."""
-    reasons = set()
-    for node in ast.walk(ast.parse(Path(rpc.__file__).read_text("utf-8"))):
-        match node:
-            case ast.Assign(targets=[ast.Attribute(attr="idle_reason")], value=value):
-                reasons |= {part.value for part in ast.walk(value) if isinstance(part, ast.Constant)}
-    return reasons
-
-
 @pytest.mark.parametrize(
-    "word", [*work_pb2.ErrorCode.keys(), *work_pb2.ResultStatus.keys(), *sorted(_idle_reasons())]
+    "word", [*work_pb2.ErrorCode.keys(), *work_pb2.ResultStatus.keys(), *(idle.code for idle in Idle), *Held]
 )
 def test_every_code_of_the_protocol_has_a_row(word: str):
     assert re.search(rf"^\| `{word}` \|", _read("protos/README.md"), re.MULTILINE)
 
 
-def test_idle_reasons_were_found():
-    assert len(_idle_reasons()) >= 2
+def test_the_client_has_words_for_every_idle_reason():
+    assert set(_IDLE_WORDS) == {*(idle.code for idle in Idle), *Held}
 
 
 @pytest.mark.parametrize(

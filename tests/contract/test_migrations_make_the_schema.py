@@ -21,6 +21,7 @@ from store import (
     leases,
     ledger,
     messages,
+    replicas,
     results,
     rounds,
     shelves,
@@ -154,5 +155,5 @@ def test_a_shelf_has_room_for_every_lane(migrated: str):
         ).fetchall()
     numbers = {name: set(map(int, re.findall(r"\d+", definition))) for name, definition in found}
     assert numbers == {"ck_ready_lane": {0, LANES - 1}, "ck_ready_shuffle": {0, shelves.SHUFFLE_RANGE}}
-    for statement in (units.SETTLE, shelves.LANES_OF):
+    for statement in (units.SETTLE, replicas.LANES_OF):
         assert f"generate_series(0, {LANES - 1})" in statement

@@ -10,7 +10,8 @@ import pytest
 from support.engine import Engine, caption, key_of
 
 from coordinator.identity import Caller
-from store import leases, shelves
+from coordinator.scheduler import Ability
+from store import leases, replicas, shelves
 from store.database import Transaction
 from store.leases import Lease
 from store.shelves import LeasedUnit, NewLease
@@ -25,7 +26,7 @@ async def _claim_until_empty(engine: Engine, caller: Caller) -> list[LeasedUnit]
     empty = 0
     while empty < 3:
         await engine.leasing.look_at_shelves()
-        units = (await engine.leasing(caller, caller.tier_cap, (), 16)).units
+        units = (await engine.leasing(caller, Ability(caller.tier_cap), 16)).units
         got += units
         empty = 0 if units else empty + 1
     return got
@@ -120,11 +121,13 @@ async def test_the_race_is_lost_where_a_users_hosts_do_not_wait_for_each_other(
 
     async def claim_after_the_first() -> list[LeasedUnit]:
         await drawn.wait()
-        units = list((await another.leasing(second, second.tier_cap, (), 20)).units)
+        units = list((await another.leasing(second, Ability(second.tier_cap), 20)).units)
         other_done.set()
         return units
 
-    one, other = await asyncio.gather(engine.leasing(first, first.tier_cap, (), 20), claim_after_the_first())
+    one, other = await asyncio.gather(
+        engine.leasing(first, Ability(first.tier_cap), 20), claim_after_the_first()
+    )
 
     twice = {key_of(unit) for unit in one.units} & {key_of(unit) for unit in other}
     assert len(one.units) == 20
@@ -166,7 +169,7 @@ async def test_a_replica_drawn_while_its_unit_asks_for_more_is_not_born_twice(
     one, two = await engine.host(), await engine.host()
     [unit] = await engine.lease(one)
     looks: list[str] = []
-    read_shelves, read_leases = shelves.lanes_of, leases.of_units
+    read_shelves, read_leases = replicas.lanes_of, leases.of_units
 
     async def watched_shelves(
         tx: Transaction, keys: Sequence[tuple[int, int]]
@@ -186,7 +189,7 @@ async def test_a_replica_drawn_while_its_unit_asks_for_more_is_not_born_twice(
         if len(looks) == 1:
             assert await engine.lease(two)
 
-    monkeypatch.setattr(shelves, "lanes_of", watched_shelves)
+    monkeypatch.setattr(replicas, "lanes_of", watched_shelves)
     monkeypatch.setattr(leases, "of_units", watched_leases)
     await engine.give(one, {key_of(unit): caption(5)})
 

@@ -52,7 +52,7 @@ async def test_a_campaign_is_captioned_with_several_units_in_hand(
     assert json.loads(answer.body) == {"caption": "A plain coloured square."}
     assert (answer.model, answer.endpoint) == ("m-real", "vllm")
     assert set(model.asked.values()) == {1}
-    assert [spooled(home, part) for part in ("leased", "finished", "images")] == [0, 0, 0]
+    assert [spooled(home, part) for part in ("leased", "finished")] == [0, 0]
 
 
 async def test_lost_acknowledgements_are_asked_for_again(counterpart: Counterpart, model: Model, home: Home):

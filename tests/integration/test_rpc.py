@@ -312,8 +312,12 @@ async def _request_with(
             return volunteer.signed([result])
         case ("results", "answer", field):
             return volunteer.signed([_answer((await volunteer.lease())[0], **{field: text})])
-        case ("tier",) | ("perspectives",):
-            said = {"tier": "cpu", "perspectives": ["x"], path[0]: text if path[0] == "tier" else [text]}
+        case ("tier",) | ("perspectives",) | ("model",):
+            said = {
+                "tier": "cpu",
+                "perspectives": ["x"],
+                path[0]: [text] if path[0] == "perspectives" else text,
+            }
             return work_pb2.WorkRequest(want=1, **said)
         case ("client_version",):
             return await volunteer.session(client_version=text)
@@ -459,7 +463,7 @@ async def test_a_waiting_call_is_answered_soon_after_work_arrives(volunteer: Vol
 async def test_an_idle_host_is_told_why_and_when_to_come_back(volunteer: Volunteer, engine: Engine):
     request = work_pb2.WorkRequest(want=1, tier="24g", perspectives=["nobody has it"])
     response = await volunteer.call("Work", request)
-    assert (response.idle_reason, response.retry_ms > 0) == ("no_work", True)
+    assert (response.idle_reason, response.retry_ms > 0) == ("no_work_for_perspectives", True)
     await engine.fetch("UPDATE campaigns SET state = 'paused' RETURNING id")
     async with asyncio.timeout(10):
         while response.idle_reason != "paused_by_operator":

@@ -16,7 +16,7 @@ from coordinator.identity import Caller
 from coordinator.leasing import Leasing
 from coordinator.policy import CampaignFile, PerspectiveUse
 from coordinator.returns import Acknowledged, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
-from coordinator.scheduler import Scheduler
+from coordinator.scheduler import Ability, Scheduler
 from coordinator.settlement import Key
 from coordinator.submission import Subject, submit
 from coordinator.trust import Trust
@@ -119,10 +119,12 @@ class Engine:
 
         return await self.db.transaction("host", body)
 
-    async def lease(self, caller: Caller, want: int = 10, tier: Tier = Tier.G80) -> list[LeasedUnit]:
+    async def lease(
+        self, caller: Caller, want: int = 10, tier: Tier = Tier.G80, **ability: Any
+    ) -> list[LeasedUnit]:
         """Leases by a fresh picture of the shelves."""
         await self.leasing.look_at_shelves()
-        return list((await self.leasing(caller, tier, (), want)).units)
+        return list((await self.leasing(caller, Ability(tier, **ability), want)).units)
 
     async def give(self, caller: Caller, answers: dict[Key, str]) -> list[Acknowledged]:
         """Returns captions."""

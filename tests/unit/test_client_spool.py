@@ -1,6 +1,7 @@
 """The spool: what was written is there again, and what is damaged never hurts."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -129,13 +130,22 @@ def test_a_lease_of_another_coordinator_is_not_taken_up(tmp_path: Path):
 
 
 def test_images_are_kept_by_hash_and_believed_only_whole(tmp_path: Path):
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path, spare_images=1)
     first, second = (hashlib.sha256(data).digest() for data in (b"one", b"two"))
     spool.keep_image(first, b"one")
     spool.keep_image(second, b"tw")
     assert (spool.image(first), spool.image(second)) == (b"one", None)
-    spool.keep_only_images({second})
-    assert spool.image(first) is None
+
+
+def test_images_of_held_units_stay_and_of_others_the_latest(tmp_path: Path):
+    spool = Spool(tmp_path, spare_images=2)
+    hashes = [hashlib.sha256(bytes([number])).digest() for number in range(5)]
+    for number, image_hash in enumerate(hashes):
+        spool.keep_image(image_hash, bytes([number]))
+        os.utime(tmp_path / "images" / image_hash.hex(), (number, number))
+    spool.prune_images({hashes[0]})
+    kept = [spool.image(image_hash) is not None for image_hash in hashes]
+    assert kept == [True, False, False, True, True]
 
 
 @pytest.mark.parametrize(
