@@ -75,7 +75,7 @@ def _print(by: By, rows: Sequence[dict[str, Any]]) -> None:
             table.add_row(row["campaign"], row["perspective"], *figures)
     else:
         table.add_column(by.value)
-        for heading in ("credit", "a day of late", "results"):
+        for heading in ("credit", "recent average", "results"):
             table.add_column(heading, justify="right")
         for row in rows:
             table.add_row(

@@ -168,7 +168,8 @@ def _print_standing(answer: "work_pb2.StandingResponse") -> None:
         "waiting to be judged": answer.waiting,
         "failed": answer.failed,
         "credit of this host": f"{answer.credit:,.1f}",
-        "of all your hosts": f"{answer.user_credit:,.1f}, {answer.user_recent:,.1f} a day of late",
+        "of all your hosts": f"{answer.user_credit:,.1f}",
+        "recent average a day": f"{answer.user_recent:,.1f}",
         "team": escape(answer.team) or "none",
     }
     for label, value in rows.items():

@@ -17,7 +17,7 @@ HALF_LIVES = HalfLives(month=MONTH_S, hour=HOUR_S, week=WEEK_S)
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """One owner's accepted results, credit, and what a day earned of late."""
+    """One owner's accepted results, credit, and its recent average a day."""
 
     name: str
     results: int
@@ -26,7 +26,7 @@ class Credit:
 
 
 def recent(row: CreditRow, now: datetime) -> float:
-    """Credit a day, recently: a steady host's is what it earns a day; a week without work halves it."""
+    """The recent average, credit a day: what a steady host earns a day; a week without work halves it."""
     age_s = max(0.0, (now - row.as_of).total_seconds())
     return row.week_credit * math.pow(0.5, age_s / WEEK_S) * math.log(2) / (WEEK_S / DAY_S)
 

@@ -50,7 +50,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         "pulse": (3.0, 10.0, beat),
         "campaigns": (1.0, 5.0, service.campaigns.refresh),
         "identity": (1.0, 5.0, service.identity.refresh),
-        "trust": (1.0, 10.0, trust.refresh),
+        "trust": (2.0, 10.0, trust.refresh),
         "messages": (3.0, 60.0, service.messages.refresh),
         "throttle": (1.0, 30.0, service.throttle.refresh),
         "shelves": (0.2, 2.0, service.leasing.look_at_shelves),

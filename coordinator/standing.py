@@ -16,7 +16,7 @@ TASKS_SHOWN = 64
 class Standing:
     """Judged results by judgement, results that wait for a verdict, failures, and credit.
 
-    `user_credit` is that of all hosts of its user, `user_recent` what a day of theirs earned of late.
+    `user_credit` is that of all hosts of its user, `user_recent` their recent average a day.
     """
 
     user_name: str

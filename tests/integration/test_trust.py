@@ -68,6 +68,27 @@ async def test_spot_checks_come_by_chance_at_the_promised_rate(engine: Engine):
     assert await engine.value("SELECT count(*) FROM ready WHERE lane = 1") == 1000 - await _alone(engine)
 
 
+async def test_a_checked_unit_waits_for_another_voice_however_trusted_the_first(engine: Engine):
+    ann, bob = await _trusted(engine, spot_check=1)
+    ids = [unit.id for unit in await _work(engine, ann, 20)]
+    assert await engine.fetch("SELECT DISTINCT state FROM units WHERE id = ANY(%s)", ids) == [("open",)]
+    await _work(engine, bob, 20)
+    await engine.upkeep()
+    judged = "SELECT judgement, count(*) FROM ledger WHERE unit_id = ANY(%s) GROUP BY 1"
+    assert await engine.fetch(judged, ids) == [("agreed", 40)]
+
+
+async def test_who_checks_another_never_works_alone(engine: Engine):
+    ann, bob = await _trusted(engine, spot_check=0)
+    await engine.fetch("UPDATE campaigns SET policy = policy || '{\"spot_check\": 1}' RETURNING 1")
+    await engine.campaigns.refresh()
+    checked = [unit.id for unit in await engine.lease(ann, want=20)]
+    await engine.fetch("UPDATE campaigns SET policy = policy || '{\"spot_check\": 0}' RETURNING 1")
+    await engine.campaigns.refresh()
+    assert [unit.id for unit in await engine.lease(bob, want=20)] == checked
+    assert await _alone(engine) == 0
+
+
 async def test_what_a_host_did_alone_proves_nothing(engine: Engine):
     ann, _ = await _trusted(engine, spot_check=0)
     await _work(engine, ann, 500)
