@@ -64,7 +64,9 @@ def jobs(
         return await work.expire(BATCH)
 
     async def book() -> int:
-        return await db.transaction("book", lambda tx: annotations.book_settled(tx, BATCH, clock()))
+        return await db.transaction(
+            "book", lambda tx: annotations.book_settled(tx, BATCH, clock(), HALF_LIVES)
+        )
 
     async def fold() -> int:
         return await db.transaction("fold", lambda tx: ledger.fold(tx, BATCH, HALF_LIVES))

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from store.arrays import key_columns
 from store.database import Database, Transaction
+from store.ledger import SUMMED_UP, HalfLives
 from store.schema import metadata, one_of
 
 STATUSES = ("published", "held", "withdrawn")
@@ -86,18 +87,19 @@ async def add_source(
     await tx.sql.execute(sa.insert(annotation_sources).values(**values))
 
 
-async def book_settled(tx: Transaction, limit: int, now: datetime) -> int:
+async def book_settled(tx: Transaction, limit: int, now: datetime, half_lives: HalfLives) -> int:
     """Books up to `limit` settled units, each exactly once, and gives how many.
 
     An accepted unit becomes the next version of its annotation (published, or held where its campaign
     moderates) with its source; every judged result becomes a ledger entry with its credit.
     """
-    found = await tx.raw.execute(BOOK_SETTLED, {"limit": limit, "now": now})
+    parameters = {"limit": limit, "now": now, **asdict(half_lives)}
+    found = await tx.raw.execute(BOOK_SETTLED, parameters)
     row = await found.fetchone()
     return 0 if row is None else int(row[0])
 
 
-BOOK_SETTLED = """
+BOOK_SETTLED = f"""
 WITH taken AS (
     DELETE FROM settled WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM settled ORDER BY campaign_id, unit_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
@@ -134,20 +136,22 @@ WITH taken AS (
         WHERE t.campaign_id = a.campaign_id AND t.perspective_id = u.perspective_id OFFSET 0
     ) AS t
     JOIN annotation_sources s ON s.name = t.source
-), judged AS (
+), entries AS (
     INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, model, judgement, credit,
-                        created_at)
+                        folded, created_at)
     SELECT r.campaign_id, r.unit_id, r.user_id, r.host_id, u.perspective_id, r.model,
            CASE WHEN u.voices = 1 THEN 'unchecked' WHEN j.agrees THEN 'agreed' ELSE 'disagreed' END,
-           CASE WHEN j.agrees THEN u.credit ELSE 0 END, %(now)s
+           CASE WHEN j.agrees THEN u.credit ELSE 0 END, true, %(now)s
     FROM unit u
     JOIN results r ON r.campaign_id = u.campaign_id AND r.unit_id = u.id AND NOT r.late
     CROSS JOIN LATERAL (SELECT (u.verdict->'judgements'->(r.user_id::text)->>'agrees')::bool AS agrees) AS j
     WHERE u.state = 'accepted'
     ON CONFLICT DO NOTHING
-)
+    RETURNING user_id, host_id, campaign_id, perspective_id, model, judgement, credit, created_at AS at,
+              1 AS sign
+), {SUMMED_UP}
 SELECT count(*) FROM taken
-"""
+"""  # noqa: S608 (constants of this room)
 
 
 async def withdraw(tx: Transaction, keys: Sequence[tuple[int, int]], now: datetime) -> None:

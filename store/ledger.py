@@ -1,7 +1,7 @@
 """The ledger of judged work, append-only, and `standings`: the same, folded per host and task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -166,8 +166,7 @@ async def fold(tx: Transaction, limit: int, half_lives: HalfLives) -> int:
     Each is added once however many fold at a time. What fades does so by the entries' own times, so that it
     does not matter in which order they are folded. An entry that takes another back counts as one less.
     """
-    lives = {"month": half_lives.month, "hour": half_lives.hour, "week": half_lives.week}
-    found = await tx.raw.execute(FOLD, {"limit": limit, **lives})
+    found = await tx.raw.execute(FOLD, {"limit": limit, **asdict(half_lives)})
     row = await found.fetchone()
     return 0 if row is None else int(row[0])
 
@@ -183,16 +182,12 @@ def _fading(since: str, until: str, *half_lives: str) -> str:
 
 _LATER = "GREATEST(s.as_of, excluded.as_of)"
 
-# Rows are upserted in the order of their keys: two folds at once wait for each other and never deadlock.
-FOLD = f"""
-WITH picked AS (
-    SELECT id FROM ledger WHERE NOT folded ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), taken AS (
-    UPDATE ledger l SET folded = true FROM picked p WHERE l.id = p.id
-    RETURNING user_id, host_id, campaign_id, perspective_id, model, judgement, credit, created_at AS at,
-              CASE WHEN reversal_of IS NULL THEN 1 ELSE -1 END AS sign
-), dated AS (
-    SELECT *, max(at) OVER () AS as_of FROM taken
+# Goes on with a statement whose CTE `entries` holds entries that are in no sum yet (`at`: when they were
+# judged, `sign`: -1 where one takes another back), and adds them to standings and credit totals. Rows are
+# upserted in the order of their keys: two at once wait for each other and never deadlock.
+SUMMED_UP = f"""
+dated AS (
+    SELECT *, max(at) OVER () AS as_of FROM entries
 ), faded AS (
     SELECT *, {_fading("at", "as_of", "month", "hour", "week")} FROM dated
 ), sums AS (
@@ -253,7 +248,17 @@ WITH picked AS (
                  (SELECT {_fading("excluded.as_of", _LATER, "week")}) AS came),
         as_of = {_LATER}
 )
-SELECT count(*) FROM taken
+"""  # noqa: S608 (constants of this module)
+
+FOLD = f"""
+WITH picked AS (
+    SELECT id FROM ledger WHERE NOT folded ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), entries AS (
+    UPDATE ledger l SET folded = true FROM picked p WHERE l.id = p.id
+    RETURNING user_id, host_id, campaign_id, perspective_id, model, judgement, credit, created_at AS at,
+              CASE WHEN reversal_of IS NULL THEN 1 ELSE -1 END AS sign
+), {SUMMED_UP}
+SELECT count(*) FROM entries
 """  # noqa: S608 (constants of this module)
 
 

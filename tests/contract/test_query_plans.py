@@ -94,6 +94,8 @@ LEASES = {
 PAGE = {"campaign": 1, "states": ["open"], "reason": None, "after": 0, "last": 2**63 - 1, "page": 5000}
 PLACE = {"campaign_id": [1], "perspective_id": [1], "tier": [0], "lane": [0], "block": [3]}
 
+LIVES = {"month": 2e6, "hour": 3600.0, "week": 6e5}
+
 STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "shelves.CANDIDATES": (shelves.CANDIDATES, SHELF | STRETCH),
     "shelves.BLOCK_AFTER": (shelves.BLOCK_AFTER, SHELF),
@@ -125,7 +127,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "quotas.LAPSED": (quotas.LAPSED, {"last": 9000, "limit": 10_000, "until": NOW}),
     "quotas.OVERFULL": (quotas.OVERFULL, {"most": 511}),
     "quotas.HELD": (quotas.HELD, {}),
-    "ledger.FOLD": (ledger.FOLD, {"limit": 2000, "month": 2e6, "hour": 3600.0, "week": 6e5}),
+    "ledger.FOLD": (ledger.FOLD, {"limit": 2000} | LIVES),
     "ledger.TOTAL_CREDIT": (ledger.TOTAL_CREDIT, {}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
     "units.SET_BLOCKS": (units.SET_BLOCKS, KEYS | {"blocks": [7] * 32}),
@@ -146,7 +148,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "selections.SELECT": (selections.SELECT, PAGE),
     "selections.PLACES": (selections.PLACES, {"ids": list(range(15_001, 15_033))}),
     "selections.ROWS": (selections.ROWS, KEYS),
-    "annotations.BOOK_SETTLED": (annotations.BOOK_SETTLED, {"limit": 2000, "now": NOW}),
+    "annotations.BOOK_SETTLED": (annotations.BOOK_SETTLED, {"limit": 2000, "now": NOW} | LIVES),
 }
 
 

@@ -12,6 +12,7 @@ from coordinator.upkeep import Job, jobs
 
 UNITS = 60
 MACHINES = 4
+SUMS = "SELECT sum(agreed), sum(credit), count(*) FROM standings"
 
 
 @pytest.fixture
@@ -50,13 +51,21 @@ async def test_every_settled_unit_is_booked_once(engine: Engine):
 
 
 @pytest.mark.usefixtures("small_steps")
-async def test_every_ledger_row_is_folded_once(engine: Engine):
+async def test_what_is_booked_is_in_the_sums_once(engine: Engine):
     await _accepted_units(engine)
-    await _job(engine, "book").run()
-    assert sum(await _at_once(engine, "fold")) == 2 * UNITS
-    assert await engine.fetch("SELECT sum(agreed), sum(credit), count(*) FROM standings") == [
-        (2 * UNITS, 2.0 * UNITS, 2)
-    ]
+    await _at_once(engine, "book")
+    assert await engine.fetch(SUMS) == [(2 * UNITS, 2.0 * UNITS, 2)]
+    assert await _job(engine, "fold").run() == 0
+
+
+@pytest.mark.usefixtures("small_steps")
+async def test_every_other_ledger_row_is_folded_once(engine: Engine):
+    """Failures, and stragglers, are judged where they come, and summed later."""
+    await engine.images(await engine.campaign(), UNITS)
+    caller = await engine.host()
+    await engine.fail(caller, [key_of(unit) for unit in await engine.lease(caller, want=UNITS)])
+    assert sum(await _at_once(engine, "fold")) == UNITS
+    assert await engine.value("SELECT sum(failed) FROM standings") == UNITS
     assert await engine.value("SELECT count(*) FROM ledger WHERE NOT folded") == 0
 
 
