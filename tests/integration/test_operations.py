@@ -190,6 +190,24 @@ async def test_reopening_withdraws_what_stood_and_takes_credit_back(engine: Engi
     assert (await export(engine.db, await find_row(engine.db, "c"), tmp_path, engine.time)).annotations == 3
 
 
+async def test_what_is_taken_back_fades_with_what_it_takes_back(engine: Engine) -> None:
+    """Credit and evidence are as if the unit had never been judged, however late that is said."""
+    campaign, hosts = await accepted(engine, 3)
+    told = "SELECT sum(month_agreed), sum(hour_agreed), sum(agreed) FROM standings"
+    [before] = await engine.fetch(told)
+    assert before == (6.0, 6.0, 6)
+    engine.pass_time(40 * 86_400)
+    await reopen(engine, campaign)
+    await engine.upkeep()
+
+    [after] = await engine.fetch(told)
+    assert after == pytest.approx((0, 0, 0), abs=1e-9)
+    totals = await engine.fetch("SELECT results, credit, week_credit FROM credit_totals")
+    assert len(totals) == 2 * len(hosts)
+    for total in totals:
+        assert total == pytest.approx((0, 0, 0), abs=1e-9)
+
+
 async def test_reopening_again_and_by_two_people_at_once_is_reopening_once(engine: Engine) -> None:
     campaign, _ = await accepted(engine, 5)
     counts = await asyncio.gather(*(reopen(engine, campaign) for _ in range(4)))
@@ -206,9 +224,25 @@ async def test_a_unit_reopened_before_it_is_booked_leaves_no_annotation_and_no_c
     await answered(engine, [await engine.host(), await engine.host()])
     assert await engine.value("SELECT count(*) FROM settled") == 1
     assert await reopen(engine, campaign) == 1
+    assert await engine.value("SELECT count(*) FROM settled") == 0
     await engine.upkeep()
     assert await engine.value("SELECT count(*) FROM annotations") == 0
     assert await engine.value("SELECT count(*) FROM ledger") == 0
+
+
+async def test_a_unit_accepted_twice_before_it_is_booked_is_booked_once(engine: Engine) -> None:
+    campaign = await engine.campaign()
+    await engine.images(campaign, 1)
+    hosts = [await engine.host(), await engine.host()]
+    await answered(engine, hosts)
+    await reopen(engine, campaign)
+    await answered(engine, hosts, number=60)
+    await engine.upkeep()
+    [(unit_id,)] = await engine.fetch("SELECT id FROM units")
+    assert await engine.fetch("SELECT version, annotation->>'caption' FROM annotations") == [
+        (1, caption(60 + unit_id))
+    ]
+    assert await voices(engine) == (2, 2.0, 2.0)
 
 
 async def test_reopening_waits_for_the_booking_that_is_under_way(engine: Engine) -> None:

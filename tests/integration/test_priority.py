@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from support.engine import Engine, caption, key_of
 
-from coordinator import operations
+from coordinator import operations, submission
 from coordinator.campaigns import Campaign
 from coordinator.lifecycle import UnitState
 from coordinator.operations import BY_OPERATORS, Operations, Why
@@ -63,16 +63,26 @@ async def test_urgent_work_overtakes_a_campaign_whose_turn_it_is(engine: Engine)
     assert {unit.campaign_id for unit in await engine.lease(host, want=5)} == {served.id}
 
 
-async def test_work_that_is_urgent_now_comes_first_for_a_volunteer_who_was_past_it(engine: Engine) -> None:
-    """A host remembers which blocks held nothing for its user; urgent ones are not among them."""
-    campaign = await engine.campaign(replication=1, max_voices=1)
-    await engine.images(campaign, 4100)
-    host = await engine.host()
-    ids = [row[0] for row in await engine.fetch("SELECT id FROM units ORDER BY id")]
-    while (taken := await engine.lease(host, want=256))[0].id <= ids[2000]:
-        await engine.give(host, {key_of(unit): caption(unit.id) for unit in taken})
-    await prioritise(engine, campaign, 3, (ids[-1], ids[-1]))
-    assert [unit.id for unit in await engine.lease(host, want=1)] == [ids[-1]]
+async def test_work_that_is_urgent_now_comes_first_for_a_volunteer_who_was_past_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is remembered for a while which blocks held nothing for a user; urgent ones are not among them."""
+    monkeypatch.setattr(submission, "BLOCK_UNITS", 5)
+    campaign = await engine.campaign()
+    await engine.images(campaign, 40)
+    ada, ben = await engine.host(), await engine.host()
+    [(last,)] = await engine.fetch("SELECT max(id) FROM units")
+    await prioritise(engine, campaign, 1, (last, last))
+    [unit] = await engine.lease(ben, want=1)
+    await engine.give(ben, {key_of(unit): caption(last)})
+    await prioritise(engine, campaign, 0, (last, last))
+    units = [unit for _ in range(10) for unit in await engine.lease(ada, want=5)]
+    await engine.give(ada, {key_of(unit): caption(unit.id) for unit in units if unit.id != last})
+    await engine.work.release(ada, [key_of(unit) for unit in units if unit.id == last], "")
+    assert await engine.lease(ada, want=1) == []
+
+    await prioritise(engine, campaign, 3, (last, last))
+    assert [unit.id for unit in await engine.lease(ada, want=1)] == [last]
 
 
 async def test_a_unit_settles_and_widens_wherever_it_was_moved(engine: Engine) -> None:
