@@ -12,6 +12,11 @@ CALLS_REFUSED = Counter(
     "chorus_calls_refused", "Calls that ended in an error code of the protocol.", ("call", "code")
 )
 LEASED = Counter("chorus_units_leased", "Units handed out.", ("campaign", "perspective"))
+IDLE = Counter(
+    "chorus_idle_answers",
+    "Calls that asked for work and got none, by the reason that they were told.",
+    ("reason",),
+)
 LEASES_ENDED = Counter("chorus_leases_ended", "Leases that ended without a result.", ("ending",))
 RESULTS = Counter("chorus_results", "Results that came back, by what became of them.", ("receipt",))
 VERDICTS = Counter(

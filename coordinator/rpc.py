@@ -151,6 +151,8 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             _tell(acknowledged, response.acks)
         if request.want:
             await self._lease(caller, request, response)
+            if response.idle_reason:
+                metrics.IDLE.labels(response.idle_reason).inc()
         if request.HasField("last_message"):
             response.messages.extend(self._messages(caller, request.last_message))
         return response

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+import structlog
+
 from coordinator import quota
 from coordinator.messages import tell_owner
 from coordinator.quota import Quota
@@ -19,6 +21,8 @@ SETTLED_AFTER = timedelta(seconds=2)
 FIRST_RETRY_MS = 2_000
 LONGEST_RETRY_MS = 60_000
 LONGEST_PARKED_RETRY_MS = 3_600_000
+
+log = structlog.get_logger("throttle")
 
 KEPT_FAILING = "its work kept failing"
 FLOOR_WORDS = (
@@ -168,6 +172,8 @@ async def _park(tx: Transaction, host_id: int, became: Quota, reason: str, now: 
         "time. What it still holds may be returned."
     )
     await tell_owner(tx, host_id, "parked", words, now)
+    until = f"{became.parked_until:%Y-%m-%dT%H:%M:%SZ}"
+    tx.on_commit.append(lambda: log.info("parked", host_id=host_id, until=until, reason=reason))
     return _row(host_id, became, reason)
 
 

@@ -10,6 +10,7 @@ from conftest import in_database
 from support.engine import Engine, caption, key_of
 from support.partitions import GROWING, partition
 
+from coordinator.upkeep import jobs
 from store import tables, vitals
 from store.database import Database
 
@@ -44,6 +45,13 @@ def test_every_table_of_a_campaign_has_its_place_in_the_page():
     section = PAGE.partition("## Partitioning by campaign")[2].partition("\n## ")[0]
     assert {table for table in SPLIT if f"`{table}`" not in section} == set()
     assert set(GROWING) <= SPLIT
+
+
+def test_every_upkeep_job_says_in_the_page_what_it_guarantees():
+    section = PAGE.partition("Every machine runs every upkeep job")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
+        job.name for job in jobs(None, None, lambda: None)
+    ]
 
 
 def test_rows_of_a_table_that_may_be_split_are_not_changed_by_their_place_alone():

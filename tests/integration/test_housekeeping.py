@@ -58,6 +58,17 @@ async def test_leases_of_units_that_ended_long_ago_are_forgotten_and_no_others(e
     assert await engine.value("SELECT count(*) FROM results") == 2 * len(ended)
 
 
+async def test_leases_are_remembered_for_as_long_after_their_unit_was_settled(engine: Engine):
+    await _expired(engine, 8)
+    engine.pass_time(40 * DAY_S)
+    await engine.upkeep()
+    ended = await _settle(engine, 8)
+    engine.time += timedelta(days=1)
+    assert await _prune(engine).run() == 0
+    engine.pass_time(30 * DAY_S)
+    assert await _prune(engine).run() == len(ended) == 8
+
+
 async def test_pruning_gets_past_leases_that_stay(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(housekeeping, "STEP", 3)
     await _expired(engine, 30)

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -503,3 +504,24 @@ async def test_a_fault_of_ours_is_unavailable_and_passes(
     assert code == "UNAVAILABLE"
     assert len(await volunteer.lease()) == 1
     assert await engine.value("SELECT count(*) FROM leases") == 1
+
+
+async def test_the_log_tells_whose_call_was_refused_and_of_nobody_else(volunteer: Volunteer):
+    context = structlog.contextvars.merge_contextvars
+    with structlog.testing.capture_logs(processors=[context]) as told:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await volunteer.call("Work", work_pb2.WorkRequest(want=1, tier="huge"))
+        token, volunteer.token = volunteer.token, b""
+        with pytest.raises(grpc.aio.AioRpcError):
+            await volunteer.call("Standing", work_pb2.StandingRequest())
+        volunteer.token = token
+        strange = work_pb2.Result(campaign_id=1, unit_id=2**40, failure="none of mine")
+        await volunteer.call("Work", volunteer.signed([strange]))
+    lines = [line for line in told if line["event"] in {"call_refused", "results_refused"}]
+    assert [(line["event"], line.get("host_id")) for line in lines] == [
+        ("call_refused", volunteer.host_id),
+        ("call_refused", None),
+        ("results_refused", volunteer.host_id),
+    ]
+    assert lines[0]["code"] == "INVALID_REQUEST"
+    assert lines[2]["units"] == [f"1/{2**40}"]
