@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from coordinator.pulse import PATIENCE
 from store.database import Database, Transaction
 
 
@@ -15,6 +16,7 @@ class Books:
     units: Sequence[dict[str, Any]]
     waiting: Sequence[dict[str, Any]]
     leases: Sequence[dict[str, Any]]
+    past: Sequence[dict[str, Any]]
     results: Sequence[dict[str, Any]]
     left_behind: Sequence[dict[str, Any]]
     settled: Sequence[dict[str, Any]]
@@ -42,7 +44,10 @@ def _rows(query: str) -> str:
 TABLES = {
     "units": "SELECT id, state, canonical_user_id AS canonical, verdict, block FROM units",
     "waiting": "SELECT unit_id AS unit, lane, block FROM ready",
-    "leases": "SELECT unit_id AS unit, lane, user_id AS user FROM leases",
+    "leases": """SELECT unit_id AS unit, lane, user_id AS user, host_id AS host, leased_at AS since,
+                        deadline FROM leases""",
+    "past": """SELECT unit_id AS unit, lane, host_id AS host, leased_at AS since, ended_at AS ended
+               FROM past_leases WHERE ending = 'expired'""",
     "results": """SELECT unit_id AS unit, user_id AS user, encode(hash, 'hex') AS hash, late,
                          convert_from(body, 'UTF8') AS body FROM results""",
     "left_behind": "SELECT unit_id AS unit, user_id AS user, encode(hash, 'hex') AS hash FROM past_results",
@@ -99,6 +104,11 @@ async def relax(db: Database) -> None:
 
 
 CLEAR = """
+DELETE FROM pulse;
+DELETE FROM outages;
+DELETE FROM messages;
+DELETE FROM host_quotas;
+UPDATE hosts SET sequence = 0, session_mark = NULL WHERE sequence > 0;
 DELETE FROM annotation_source_links;
 DELETE FROM annotations;
 DELETE FROM annotation_sources;
@@ -116,6 +126,18 @@ DELETE FROM units;
 DELETE FROM tasks;
 DELETE FROM campaigns;
 """
+
+
+ALIVE = "UPDATE pulse SET beat_at = %s WHERE beat_at >= %s"
+
+
+async def stay_alive(db: Database, before: datetime, now: datetime) -> None:
+    """Notes that coordinators worked all the time between, if they did before."""
+
+    async def body(tx: Transaction) -> None:
+        await tx.raw.execute(ALIVE, (now, before - PATIENCE))
+
+    await db.transaction("alive", body)
 
 
 async def clear_books(db: Database) -> None:

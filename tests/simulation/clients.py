@@ -48,13 +48,18 @@ TWIN_OF = 2
 
 @dataclass(slots=True)
 class Client:
-    """A machine at work. `held` maps units to the picture's number; `sent` keeps what it once returned."""
+    """A machine at work. `held` maps units to the picture's number; `sent` keeps what it once returned.
+
+    `sequence` is that of its last session that was opened, `asked` the one that it asks for meanwhile.
+    """
 
     number: int
     caller: Caller
     nature: Nature
     held: dict[Key, int] = field(default_factory=dict)
     sent: list[list[Returned]] = field(default_factory=list)
+    sequence: int = 0
+    asked: tuple[int, bytes] | None = None
 
     def pick(self, amount: int) -> list[Key]:
         """Up to `amount` of the units that it holds."""

@@ -7,6 +7,7 @@ drained the shelves and upkeep has nothing left to do.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from simulation.books import Books
 
@@ -20,8 +21,10 @@ class Told:
     `acknowledged` has (unit, user, hash) of each result that was said to be stored, `handed_out` the units
     leased in the last step, `ended` those that had ended before it with their (state, canonical user), unless
     operators told to reopen them in it,
-    `trusted` the users of hosts that may work alone, `faults` what no server should do, `truths` the body of
-    each unit's true answer; `honest` says that nobody lied or failed.
+    `owed` has until when each lease must last for our outages, by (unit, lane, host, since when), `retaken`
+    what each host held after it asked for its leases in the last step, `behind` the copies that a session was
+    refused to, `trusted` the users of hosts that may work alone, `faults` what no server should do, `truths`
+    the body of each unit's true answer; `honest` says that nobody lied or failed.
     """
 
     honest: bool
@@ -29,6 +32,9 @@ class Told:
     handed_out: set[int] = field(default_factory=set)
     ended: dict[int, tuple[str, int | None]] = field(default_factory=dict)
     trusted: set[int] = field(default_factory=set)
+    owed: dict[tuple[int, int, int, str], datetime] = field(default_factory=dict)
+    retaken: dict[int, set[int]] = field(default_factory=dict)
+    behind: set[int] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     truths: dict[int, str] = field(default_factory=dict)
 
@@ -142,6 +148,24 @@ def a_replica_waits_where_its_unit_is(books: Books, _told: Told) -> Iterator[str
             yield f"lane {row['lane']} of unit {row['unit']}"
 
 
+def no_lease_lapses_early_for_an_outage(books: Books, told: Told) -> Iterator[str]:
+    """No host pays for our outage: its leases last longer by the length of each."""
+    for lease in books.past:
+        key = (lease["unit"], lease["lane"], lease["host"], lease["since"])
+        owed = told.owed.get(key)
+        if owed is not None and datetime.fromisoformat(lease["ended"]) < owed:
+            yield f"lane {key[1]} of unit {key[0]} lapsed at {lease['ended']}, and was owed until {owed}"
+
+
+def who_asks_for_its_leases_holds_them(books: Books, told: Told) -> Iterator[str]:
+    """A client that asks what it holds then knows every unit that still wants its answer, and no other."""
+    states = books.states()
+    for host, held in told.retaken.items():
+        leased = {lease["unit"] for lease in books.leases if lease["host"] == host}
+        for unit in (leased ^ held) - {unit for unit in leased - held if states[unit] != "open"}:
+            yield f"host {host} and unit {unit}: {'leased' if unit in leased else 'held'} alone"
+
+
 def servers_answer_well(_books: Books, told: Told) -> Iterator[str]:
     """A living server answers every call, each returned item with its own acknowledgement, and truly."""
     yield from told.faults
@@ -160,6 +184,8 @@ ALWAYS: Sequence[Invariant] = (
     reopening_leaves_no_orphan,
     what_is_taken_back_is_taken_back_once,
     a_replica_waits_where_its_unit_is,
+    no_lease_lapses_early_for_an_outage,
+    who_asks_for_its_leases_holds_them,
     servers_answer_well,
 )
 

@@ -15,10 +15,13 @@ class Deed(StrEnum):
     RENEW = auto()
     RELEASE = auto()
     FORGET = auto()
+    RETAKE = auto()
+    SESSION = auto()
     FAIL = auto()
     SPOIL = auto()
     FORGE = auto()
     WAIT = auto()
+    OUTAGE = auto()
     UPKEEP = auto()
     SUBMIT = auto()
     PAUSE = auto()
@@ -91,6 +94,7 @@ class Plan:
 
 
 CLIENTS = 9
+COPIES = (2, 6)  # a client and its copy: nobody else's sessions are ever refused
 SERVERS = 2
 HONEST_DEEDS = {
     Deed.LEASE: 9,
@@ -99,7 +103,10 @@ HONEST_DEEDS = {
     Deed.RENEW: 1,
     Deed.RELEASE: 1,
     Deed.FORGET: 1,
+    Deed.RETAKE: 1,
+    Deed.SESSION: 2,
     Deed.WAIT: 2,
+    Deed.OUTAGE: 0.4,
     Deed.UPKEEP: 3,
     Deed.SUBMIT: 1,
     Deed.PAUSE: 0.2,
@@ -147,7 +154,9 @@ def _operation(rng: random.Random, deeds: Mapping[Deed, float], busy: list[int])
     """Mostly of a client that asked for work before; `busy` collects those."""
     deed = rng.choices(list(deeds), list(deeds.values()))[0]
     who = rng.randrange(CLIENTS)
-    if deed is Deed.LEASE:
+    if deed is Deed.SESSION:
+        who = rng.choice(COPIES)
+    elif deed is Deed.LEASE:
         busy.append(who)
     elif busy and rng.random() < 0.8:
         who = rng.choice(busy)

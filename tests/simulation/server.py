@@ -9,6 +9,7 @@ from simulation.plan import Crash, Moment
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.engine import Engine
 
+from coordinator import pulse
 from store.database import Database, Transaction
 
 T = TypeVar("T")
@@ -69,8 +70,9 @@ class Server:
         self.engine.time = time
 
     async def start(self) -> None:
-        """Reads what a server reads at its start."""
+        """Does what a server does at its start."""
         await asyncio.gather(
+            pulse.beat(self.door, self.engine.time),
             self.engine.campaigns.refresh(),
             self.engine.trust.refresh(),
             self.engine.leasing.look_at_shelves(),

@@ -1,4 +1,4 @@
-"""The simulation can fail: ten bugs are planted, and each breaks the promise that it should.
+"""The simulation can fail: thirteen bugs are planted, and each breaks the promise that it should.
 
 - a claim without the user's lock, the look at what the user has, and the constraint behind them
 - booking that credits late results again, without the constraint behind it
@@ -10,9 +10,13 @@
 - reopening that takes no judgement back
 - reopening that counts what was answered as on its way
 - a priority that is written on the unit alone
+- leases that expire while no coordinator works
+- lost leases of which one is told
+- a copied client that is let in once it has tried often enough
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +25,10 @@ from simulation.plan import random_plan
 from simulation.server import MortalDatabase, ServerDied
 from simulation.world import World
 
-from coordinator import operations, settlement
+from coordinator import operations, settlement, work
 from coordinator.lifecycle import LeaseEnding
 from coordinator.policy import Policy
-from store import annotations, leases, rounds, shelves, units
+from store import annotations, hosts, leases, rounds, shelves, units
 from store.database import Database, Transaction
 from store.leases import Lease
 from store.rounds import Kept
@@ -173,3 +177,35 @@ async def test_the_simulation_sees_a_priority_that_leaves_replicas_where_they_we
 
     monkeypatch.setattr(shelves, "move", nowhere)
     await seen(db, "a_replica_waits_where_its_unit_is")
+
+
+async def test_the_simulation_sees_leases_that_lapse_in_our_outage(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def always(_tx: Transaction, _now: datetime, _patience: timedelta) -> bool:
+        return True
+
+    monkeypatch.setattr(work, "is_steady", always)
+    await seen(db, "no_lease_lapses_early_for_an_outage")
+
+
+async def test_the_simulation_sees_lost_leases_that_stay_lost(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "TOLD_AGAIN", f"{leases.TOLD_AGAIN} LIMIT 1")
+    await seen(db, "who_asks_for_its_leases_holds_them")
+
+
+async def test_the_simulation_sees_a_copy_that_is_let_in_when_it_tries_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = hosts.next_session
+
+    async def forgetful(tx: Transaction, host_id: int, sequence: int, mark: bytes) -> bool:
+        if await honest(tx, host_id, sequence, mark):
+            return True
+        await tx.raw.execute("UPDATE hosts SET sequence = sequence - 1 WHERE id = %s", (host_id,))
+        return False
+
+    monkeypatch.setattr(hosts, "next_session", forgetful)
+    await seen(db, "servers_answer_well")

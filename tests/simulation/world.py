@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self, assert_never
 
-from simulation.books import Books, believe, clear_books, read_books, relax
+from simulation.books import Books, believe, clear_books, read_books, relax, stay_alive
 from simulation.clients import NATURES, TWIN_OF, USERS, Client, Nature, truth
 from simulation.invariants import ALWAYS, AT_THE_END, Told, broken
-from simulation.plan import SERVERS, Deed, Operation, Plan, Step
+from simulation.plan import COPIES, SERVERS, Deed, Operation, Plan, Step
 from simulation.server import Server, ServerDied
 from support.engine import Engine, answer, batch, key_of
 
+from coordinator import pulse
 from coordinator.campaigns import Campaign
 from coordinator.identity import Caller
 from coordinator.lifecycle import Receipt, UnitState
@@ -23,7 +24,7 @@ from coordinator.returns import Returned, ReturnedAnswer, ReturnedFailure, Signe
 from coordinator.settlement import Key
 from coordinator.submission import Subject, submit
 from coordinator.upkeep import jobs
-from store import contents
+from store import contents, hosts
 from store.contents import NewContent
 from store.database import Database, Transaction
 from store.selections import Selection
@@ -31,8 +32,10 @@ from store.selections import Selection
 PICTURES = 24
 SPARES = 12
 WAITS_S = (10, 40, 61, 200)
+OUTAGES_S = (31, 60, 300, 2000)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Return = Literal[Deed.ANSWER, Deed.RESEND, Deed.FAIL, Deed.SPOIL, Deed.FORGE]
+Talk = Literal[Deed.LEASE, Deed.RENEW, Deed.RELEASE, Deed.FORGET, Deed.RETAKE, Deed.SESSION]
 Operators = Literal[Deed.PAUSE, Deed.RESUME, Deed.CANCEL, Deed.REOPEN, Deed.PRIORITISE]
 MOVE_WORK = {"expire", "book", "fold", "extend"}
 STORED = {Receipt.COUNTED, Receipt.LATE, Receipt.DUPLICATE}
@@ -82,6 +85,9 @@ class _Play:
         self._heard: dict[int, str] = {}
         self._pictures: dict[Key, int] = {}
         self._submitted = 0
+        self._silent_s = 0
+        self._clockwork = asyncio.Lock()
+        self._step_is_single = True
         natures = [Nature.HONEST] * len(NATURES) if plan.honest else NATURES
         self._clients = [
             Client(number, caller, nature)
@@ -108,6 +114,7 @@ class _Play:
     def _turn_page(self, books: Books) -> None:
         """A new step begins: nothing is handed out in it yet."""
         self._told.handed_out = set()
+        self._told.retaken = {}
         self._told.ended = {
             unit["id"]: (unit["state"], unit["canonical"]) for unit in books.units if unit["state"] != "open"
         }
@@ -119,6 +126,7 @@ class _Play:
 
     async def _take(self, step: Step) -> None:
         """All operations of a step at once; dead servers are followed by new ones."""
+        self._step_is_single = len(step.operations) == 1
         for number, server in enumerate(self._servers):
             crash = step.crash if step.crash is not None and step.crash.server == number else None
             server.door.expect(crash)
@@ -142,13 +150,31 @@ class _Play:
         if client.nature is Nature.TWIN:
             client.held.update(self._clients[TWIN_OF].held)
         match deed:
-            case Deed.LEASE:
-                await self._lease(engine, client, 2 * amount)
+            case Deed.LEASE | Deed.RENEW | Deed.RELEASE | Deed.FORGET | Deed.RETAKE | Deed.SESSION:
+                await self._converse(deed, engine, client, amount)
             case Deed.ANSWER | Deed.RESEND | Deed.FAIL | Deed.SPOIL | Deed.FORGE:
                 if client.nature is Nature.SLOW and deed is Deed.ANSWER:
-                    self._pass_time(61)
+                    await self._wait(61)
                     await self._upkeep(engine, 1)
                 await self._return(engine, client, self._items(deed, client, amount))
+            case Deed.WAIT:
+                await self._wait(WAITS_S[amount - 1])
+            case Deed.OUTAGE:
+                await self._fall_silent(engine, OUTAGES_S[amount - 1])
+            case Deed.UPKEEP:
+                await self._upkeep(engine, amount)
+            case Deed.SUBMIT:
+                await self._submit(server, amount)
+            case Deed.PAUSE | Deed.RESUME | Deed.CANCEL | Deed.REOPEN | Deed.PRIORITISE:
+                await self._operate(deed, engine, client.number, amount)
+            case _:
+                assert_never(deed)
+
+    async def _converse(self, deed: Talk, engine: Engine, client: Client, amount: int) -> None:
+        """What a client says of its leases, and of itself."""
+        match deed:
+            case Deed.LEASE:
+                await self._lease(engine, client, 2 * amount)
             case Deed.RENEW:
                 renewed = await engine.work.renew(client.caller, list(client.held))
                 client.drop(client.held.keys() - renewed.keys)
@@ -158,14 +184,10 @@ class _Play:
                 client.drop(keys)
             case Deed.FORGET:
                 client.held.clear()
-            case Deed.WAIT:
-                self._pass_time(WAITS_S[amount - 1])
-            case Deed.UPKEEP:
-                await self._upkeep(engine, amount)
-            case Deed.SUBMIT:
-                await self._submit(server, amount)
-            case Deed.PAUSE | Deed.RESUME | Deed.CANCEL | Deed.REOPEN | Deed.PRIORITISE:
-                await self._operate(deed, engine, client.number, amount)
+            case Deed.RETAKE:
+                await self._retake(engine, client)
+            case Deed.SESSION:
+                await self._open_session(engine, client)
             case _:
                 assert_never(deed)
 
@@ -203,6 +225,36 @@ class _Play:
             client.held[key_of(unit)] = self._pictures[key_of(unit)] = picture
             self._told.truths[unit.id] = answer(key_of(unit), truth(picture)).body.decode()
             self._told.handed_out.add(unit.id)
+
+    async def _retake(self, engine: Engine, client: Client) -> None:
+        """Asks for what it holds here and has forgotten; alone in its step, it then holds just that."""
+        more = True
+        while more:
+            resumed = await engine.work.resume(client.caller, list(client.held))
+            client.drop(resumed.stop)
+            for unit in (unit for leased in resumed.leased for unit in leased.units):
+                client.held[key_of(unit)] = self._picture_of(unit.image_hash)
+                self._told.handed_out.add(unit.id)
+            more = resumed.more
+        if self._step_is_single:
+            self._told.retaken[client.caller.host_id] = {unit for _, unit in client.held}
+
+    async def _open_session(self, engine: Engine, client: Client) -> None:
+        """Asks for the next session, the same until it opens. Of two copies one may fall behind for good."""
+        original, copy = (self._clients[number] for number in COPIES)
+        if client is copy and not client.sequence and client.asked is None:
+            client.sequence, client.asked = original.sequence, original.asked
+        asked = client.asked = client.asked or (client.sequence + 1, self._rng.randbytes(16))
+        host_id = client.caller.host_id
+        is_open = await engine.db.transaction("session", lambda tx: hosts.next_session(tx, host_id, *asked))
+        if not is_open:
+            self._told.behind.add(client.number)
+        elif client.number in self._told.behind:
+            self._told.faults.append(f"client {client.number} had fallen behind and was let in")
+        elif client.asked == asked:
+            client.sequence, client.asked = asked[0], None
+        if len(self._told.behind) > 1:
+            self._told.faults.append(f"clients {self._told.behind} were refused as copies")
 
     def _picture_of(self, image_hash: bytes) -> int:
         return next(n for n, subject in enumerate(self._world.subjects) if subject.image_hash == image_hash)
@@ -270,6 +322,28 @@ class _Play:
             case _:
                 assert_never(deed)
 
+    async def _wait(self, seconds: float) -> None:
+        """Time passes while coordinators work."""
+        async with self._clockwork:
+            before = self._time
+            self._pass_time(seconds)
+            await stay_alive(self._db, before, self._time)
+
+    async def _fall_silent(self, engine: Engine, seconds: float) -> None:
+        """No coordinator works for so long, and every lease that had not lapsed before is owed that time."""
+        async with self._clockwork:
+            held = (await read_books(self._db)).leases
+            before, length = self._time, timedelta(seconds=seconds)
+            self._pass_time(seconds)
+            self._silent_s += seconds
+            for lease in held:
+                key = (lease["unit"], lease["lane"], lease["host"], lease["since"])
+                until = datetime.fromisoformat(lease["deadline"])
+                until = max(until, self._told.owed.get(key, until))
+                if until >= before:
+                    self._told.owed[key] = until + length
+            await pulse.beat(engine.db, engine.time)
+
     def _pass_time(self, seconds: float) -> None:
         self._time += timedelta(seconds=seconds)
         for server in self._servers:
@@ -277,9 +351,10 @@ class _Play:
 
     async def _drain(self) -> None:
         """Willing, honest strangers do what is left, stragglers return what they held, upkeep runs."""
-        self._pass_time(1000)
         self._servers = [await self._server()]
         engine = self._servers[0].engine
+        await self._upkeep(engine, 4)
+        await self._wait(1000 + self._silent_s)
         await self._set_state(engine, "running")
         await self._upkeep(engine, 1)
         for number, spare in enumerate(self._world.spares):
