@@ -210,7 +210,8 @@ CROSS JOIN LATERAL (
         || ARRAY(SELECT s.user_id FROM results s
                  WHERE s.campaign_id = r.campaign_id AND s.unit_id = r.unit_id)
         || ARRAY(SELECT p.user_id FROM past_leases p
-                 WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed')
+                 WHERE p.campaign_id = r.campaign_id AND p.unit_id = r.unit_id AND p.ending = 'failed'
+                   AND NOT p.forgiven)
     END AS users OFFSET 0
 ) AS touched
 """
