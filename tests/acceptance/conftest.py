@@ -1,6 +1,7 @@
 """Fixtures for the acceptance tests."""
 
 import os
+import random
 import subprocess
 import sys
 
@@ -24,3 +25,11 @@ def plain() -> tuple[str, ...]:
         if tried.returncode == 0:
             return under
     pytest.skip("needs root that may give a plain user our Python to read")
+
+
+@pytest.fixture
+def seed() -> int:
+    """Drawn anew each time and printed; CHORUS_TEST_SEED repeats one."""
+    drawn = int(os.environ.get("CHORUS_TEST_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"seed {drawn}")
+    return drawn

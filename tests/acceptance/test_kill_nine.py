@@ -1,16 +1,11 @@
 """kill -9 of everything, at random moments: nothing acknowledged is lost, nothing is counted twice."""
 
-import contextlib
-import os
 import random
-import re
-import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from support.street import Process, Street, acknowledged, command_line, events
+from support.street import Process, Street, acknowledged, events, kill_one
 from support.waiting import wait_until
 
 NAMES = ("ada", "ben", "cleo")
@@ -53,33 +48,13 @@ class Trial:
                 self.street.process.kill()
                 self.street.restart()
             case "postmaster" | "backend":
-                kill_nine(self._one_of(self._postgres(backend=victim == "backend")))
+                kill_one(self.street.postgres(backends=victim == "backend"), self.rng)
             case _:
-                kill_nine(self._one_of(self.street.servers(victim)))
-
-    def _postgres(self, *, backend: bool) -> list[psutil.Process]:
-        """The postmaster, or the backends that serve our servers."""
-        titles = {process: " ".join(command_line(process)) for process in self.street.process.family()}
-        if backend:
-            return [
-                p for p, title in titles.items() if re.match(r"postgres: chorus-\w+: chorus chorus ", title)
-            ]
-        return [p for p, title in titles.items() if re.match(r"\S*/postgres -D ", title)]
-
-    def _one_of(self, found: list[psutil.Process]) -> psutil.Process | None:
-        return self.rng.choice(sorted(found, key=lambda process: process.pid)) if found else None
-
-
-def kill_nine(process: psutil.Process | None) -> None:
-    """None where it is dead from an earlier kill and not up again yet: then there is nothing to do."""
-    if process is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            os.kill(process.pid, signal.SIGKILL)
+                kill_one(self.street.servers(victim), self.rng)
 
 
 def run(folder: Path, scenes: int, victims: list[str], seed: int, done_s: float) -> None:
     """Kills the victims in a random order while the campaign goes on; then checks that all is right."""
-    print(f"seed {seed}")
     rng = random.Random(seed)
     rng.shuffle(victims)
     with Street(folder) as street:
@@ -134,12 +109,6 @@ def check(trial: Trial, scenes: int) -> None:
     assert rows("SELECT count(*) FROM leases") == [(0,)]
     annotated = rows("SELECT count(*), count(DISTINCT unit_id) FROM annotations")
     assert annotated == [(status["accepted"], status["accepted"])]
-
-
-@pytest.fixture
-def seed() -> int:
-    """Drawn anew each time; CHORUS_TEST_SEED repeats one that was printed."""
-    return int(os.environ.get("CHORUS_TEST_SEED", random.SystemRandom().randrange(10**6)))
 
 
 def test_kills_lose_nothing_and_double_nothing(data_folder: Path, seed: int) -> None:

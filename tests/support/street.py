@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -162,6 +163,14 @@ def command_line(process: psutil.Process) -> list[str]:
     return []
 
 
+def kill_one(found: Iterable[psutil.Process], rng: random.Random) -> None:
+    """kill -9 of one of them; of none where they are dead from an earlier kill and not up again yet."""
+    living = sorted(found, key=lambda process: process.pid)
+    if living:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            os.kill(rng.choice(living).pid, signal.SIGKILL)
+
+
 class Street:
     """`chorus up` on a data folder with ports of its own, and those who work for it."""
 
@@ -204,6 +213,12 @@ class Street:
         """The living server processes of that role: work, images or upkeep."""
         family = self.process.family()
         return [process for process in family if command_line(process)[-2:] == ["chorus.serve", role]]
+
+    def postgres(self, *, backends: bool) -> list[psutil.Process]:
+        """The postmaster, or the living backends that serve our servers."""
+        pattern = r"postgres: chorus-\w+: chorus chorus " if backends else r"\S*/postgres -D "
+        family = self.process.family()
+        return [process for process in family if re.match(pattern, " ".join(command_line(process)))]
 
     def admin(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """`chorus admin …` on this coordinator."""
