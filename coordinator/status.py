@@ -1,20 +1,24 @@
 """The state of all campaigns in figures, for people and machines."""
 
+import functools
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from protos.tier import Tier
 from store import annotations, campaigns, contents, leases, ledger, results, shelves, units
 from store.database import Database, Transaction
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class CampaignStatus:
     """One campaign's figures: units by state, and what is on the way."""
 
-    name: str
-    state: str
+    name: str = ""
+    state: str = ""
     images: int = 0
     units: int = 0
     open: int = 0
@@ -30,34 +34,39 @@ class CampaignStatus:
 
 
 async def read_status(db: Database) -> dict[str, Any]:
-    """{"campaigns": [CampaignStatus as a dict, …], "credit": total}; a snapshot of each table."""
+    """{"campaigns": [CampaignStatus as a dict, …], "credit": total}.
 
-    async def body(tx: Transaction) -> dict[str, Any]:
-        rows = await campaigns.all_campaigns(tx)
-        found = {row.id: CampaignStatus(row.name, row.state) for row in rows}
-        for campaign_id, perspective, state, count in await units.count_by_state(tx):
-            status = found[campaign_id]
-            status.units += count
-            setattr(status, state, getattr(status, state) + count)
-            status.by_perspective[perspective][state] = count
-        for campaign_id, reason, count in await units.count_exhausted_by_reason(tx):
-            found[campaign_id].exhausted_by_reason[reason] = count
-        for campaign_id, tier, count in await shelves.count_waiting(tx):
-            found[campaign_id].waiting_by_tier[Tier(tier).label] = count
-        for campaign_id, count in await leases.count_live(tx):
-            found[campaign_id].leased = count
-        for campaign_id, count in await results.count(tx):
-            found[campaign_id].results = count
-        for campaign_id, _, count in await annotations.count(tx):
-            found[campaign_id].annotations += count
-        for campaign_id, status in found.items():
-            status.images = await contents.count_images(tx, campaign_id)
-        return {
-            "campaigns": [_plain(status) for status in found.values()],
-            "credit": await ledger.total_credit(tx),
-        }
+    Each table is counted in a transaction of its own: over all of them a snapshot would be held for long.
+    """
 
-    return await db.transaction("status", body)
+    async def read(query: Callable[[Transaction], Awaitable[T]]) -> T:
+        return await db.transaction("status", query)
+
+    found: defaultdict[int, CampaignStatus] = defaultdict(CampaignStatus)
+    for campaign_id, perspective, state, count in await read(units.count_by_state):
+        status = found[campaign_id]
+        status.units += count
+        setattr(status, state, getattr(status, state) + count)
+        status.by_perspective[perspective][state] = count
+    for campaign_id, reason, count in await read(units.count_exhausted_by_reason):
+        found[campaign_id].exhausted_by_reason[reason] = count
+    for campaign_id, tier, count in await read(shelves.count_waiting):
+        found[campaign_id].waiting_by_tier[Tier(tier).label] = count
+    for campaign_id, count in await read(leases.count_live):
+        found[campaign_id].leased = count
+    for campaign_id, count in await read(results.count):
+        found[campaign_id].results = count
+    for campaign_id, _, count in await read(annotations.count):
+        found[campaign_id].annotations += count
+    rows = await read(campaigns.all_campaigns)  # last, so that it has all of those above
+    for row in rows:
+        status = found[row.id]
+        status.name, status.state = row.name, row.state
+        status.images = await read(functools.partial(contents.count_images, campaign_id=row.id))
+    return {
+        "campaigns": [_plain(found[row.id]) for row in rows],
+        "credit": await read(ledger.total_credit),
+    }
 
 
 def _plain(status: CampaignStatus) -> dict[str, Any]:
