@@ -28,11 +28,11 @@ from simulation.world import World
 from coordinator import operations, settlement, work
 from coordinator.lifecycle import LeaseEnding
 from coordinator.policy import Policy
-from store import annotations, hosts, leases, rounds, shelves, units
+from store import annotations, hosts, leases, replicas, rounds, shelves, units
 from store.database import Database, Transaction
 from store.leases import Lease
+from store.replicas import Replica
 from store.rounds import Kept
-from store.shelves import Replica
 from store.units import LockedUnit
 
 PLANS = 150
@@ -175,7 +175,7 @@ async def test_the_simulation_sees_a_priority_that_leaves_replicas_where_they_we
     async def nowhere(_tx: Transaction, _moves: Sequence[tuple[Replica, int]]) -> None:
         return None
 
-    monkeypatch.setattr(shelves, "move", nowhere)
+    monkeypatch.setattr(replicas, "move", nowhere)
     await seen(db, "a_replica_waits_where_its_unit_is")
 
 
