@@ -1,6 +1,6 @@
 """What never changes about units, remembered from when they were leased."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from coordinator.settlement import Key
 from store import units
@@ -26,6 +26,13 @@ class UnitFacts:
             self._known[unit.campaign_id, unit.id] = (unit.perspective_id, unit.content_id)
         while len(self._known) > REMEMBERED:
             del self._known[next(iter(self._known))]
+
+    def known(self, keys: Iterable[Key]) -> Iterator[tuple[int, int]]:
+        """(campaign id, perspective id) of those units that are remembered."""
+        for key in keys:
+            fact = self._known.get(key)
+            if fact is not None:
+                yield key[0], fact[0]
 
     async def of(self, keys: Sequence[Key]) -> dict[Key, Fact]:
         """The facts of those units that exist."""

@@ -13,6 +13,7 @@ class Idle(Enum):
     """
 
     NO_WORK = ("no_work", 2.0)
+    HOLDS_ENOUGH = ("holds_enough", 2.0)
     NOTHING_NEW_FOR_YOU = ("nothing_new_for_you", 3.0)
     PAUSED_BY_OPERATOR = ("paused_by_operator", 5.0)
     NO_WORK_FOR_PERSPECTIVES = ("no_work_for_perspectives", 10.0)

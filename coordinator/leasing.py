@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from coordinator.campaigns import Campaigns
 from coordinator.combining import Combiner
@@ -11,13 +12,14 @@ from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.idle import Idle
 from coordinator.lifecycle import UnitState
+from coordinator.pace import Paces
 from coordinator.priority import priority_of
 from coordinator.scheduler import Ability, Scheduler
 from coordinator.trail import Trails
 from coordinator.trust import Trust
 from store import shelves
 from store.database import Database, Transaction
-from store.shelves import SHUFFLE_RANGE, Candidate, LeasedUnit, NewLease, Shelf, Spot, Stretch
+from store.shelves import SHUFFLE_RANGE, Candidate, LeasedUnit, NewLease, Row, Shelf, Spot, Stretch
 
 SHELVES_PER_CALL = 8
 BLOCKS_PER_DRAW = 4
@@ -45,13 +47,13 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """One call: who wants how many replicas, at which spots or else of which shelves, best first.
+    """One call: who has room for how many replicas, at which spots or else on which shelves, best first.
 
     With `is_made_up` the first shelf makes up for what the spots lack.
     """
 
     caller: Caller
-    want: int
+    room: Callable[[Row], int]
     spots: Sequence[Spot]
     shelves: Sequence[Shelf]
     is_made_up: bool = False
@@ -64,14 +66,19 @@ class _Hand:
     ask: _Ask
     held: list[Candidate] = field(default_factory=list)
     passed_over: bool = False
+    room: int = 0
+    lease_s: int = 0
 
     @property
     def missing(self) -> int:
-        return self.ask.want - len(self.held)
+        return self.room - len(self.held)
 
     def asks_in(self, turn: int) -> bool:
         """Whether it draws from its shelf of that number."""
-        return not self.held or (turn == 0 and self.ask.is_made_up and self.missing > 0)
+        if turn >= len(self.ask.shelves) or (self.held and not (turn == 0 and self.ask.is_made_up)):
+            return False
+        self.room = self.ask.room(self.ask.shelves[turn].row)
+        return self.missing > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,7 @@ class Leasing:
         scheduler: Scheduler,
         facts: UnitFacts,
         trust: Trust,
+        paces: Paces,
         clock: Callable[[], datetime],
     ) -> None:
         self._db = db
@@ -121,6 +129,7 @@ class Leasing:
         self._scheduler = scheduler
         self._facts = facts
         self._trust = trust
+        self._paces = paces
         self._clock = clock
         self._trails = Trails()
         self._spent: dict[tuple[int, Place], tuple[int, int, datetime]] = {}
@@ -141,7 +150,10 @@ class Leasing:
         order = self._order(caller.user_id, ability)
         if not order:
             return Leased([], 0, self._scheduler.picture.why_nothing(ability))
-        ask = self._ask(caller, ability, want, order)
+        room = partial(self._room, caller.host_id, want)
+        if not any(room(shelf.row) for shelf in order):
+            return Leased([], 0, Idle.HOLDS_ENOUGH)
+        ask = self._ask(caller, ability, room, order)
         hand = await self._combined(ask, want)
         if (
             hand.passed_over and not hand.held
@@ -149,26 +161,33 @@ class Leasing:
             (hand,) = await self._together([ask])
         if not hand.held:
             return Leased([], 0, await self._why_empty(order))
-        return self._leased(ask, ability, hand.held)
+        return self._leased(hand, ability)
 
-    def _ask(self, caller: Caller, ability: Ability, want: int, order: list[Shelf]) -> _Ask:
+    def _room(self, host_id: int, want: int, row: Row) -> int:
+        """How many of the wanted units of a shelf the host may have: what it can return in time."""
+        return min(want, self._paces.room(host_id, row, self._campaigns.need(row[0]).policy))
+
+    def _ask(self, caller: Caller, ability: Ability, room: Callable[[Row], int], order: list[Shelf]) -> _Ask:
         """Where the host has images at hand, and then the best shelves.
 
-        Where the campaign of those images is the one to serve next, they are made up to `want` by others.
+        Where the campaign of those images is the one to serve next, others make up for what they lack.
         """
         rows = self._scheduler.picture.fitting(ability).rows
-        spots = self._trails.follow(caller.host_id, rows, want, priority_of(order[0].block))
+        spots = self._trails.follow(caller.host_id, rows, room, priority_of(order[0].block))
         if spots and (spots[0].campaign_id, spots[0].tier) == (order[0].campaign_id, order[0].tier):
-            return _Ask(caller, want, spots, [rows[spots[0].row], *order], is_made_up=True)
-        return _Ask(caller, want, spots, order)
+            return _Ask(caller, room, spots, [rows[spots[0].row], *order], is_made_up=True)
+        return _Ask(caller, room, spots, order)
 
-    def _leased(self, ask: _Ask, ability: Ability, held: Sequence[Candidate]) -> Leased:
+    def _leased(self, hand: _Hand, ability: Ability) -> Leased:
+        caller, held = hand.ask.caller, hand.held
         campaign = self._campaigns.need(held[0].campaign_id)
-        self._trails.drew(ask.caller.host_id, held, ask.spots, campaign, ability)
+        self._trails.drew(caller.host_id, held, hand.ask.spots, campaign, ability)
         units = sorted(one.leased for one in held)
         self._facts.note(units)
         self._scheduler.served(campaign.id, len(units))
-        return Leased(units, campaign.policy.lease_s)
+        kind = (caller.host_id, campaign.id, held[0].perspective_id)
+        self._paces.leased(kind, len(units), hand.lease_s)
+        return Leased(units, hand.lease_s)
 
     def _order(self, user_id: int, ability: Ability) -> list[Shelf]:
         """The best shelves; those that held nothing for the user a moment ago come last."""
@@ -196,7 +215,7 @@ class Leasing:
             for turn in range(SHELVES_PER_CALL):
                 asking: defaultdict[Shelf, list[_Hand]] = defaultdict(list)
                 for hand in hands:
-                    if turn < len(hand.ask.shelves) and hand.asks_in(turn):
+                    if hand.asks_in(turn):
                         asking[hand.ask.shelves[turn]].append(hand)
                 for shelf, those in asking.items():
                     await self._hand_out(tx, shelf, those, draw, now)
@@ -215,6 +234,7 @@ class Leasing:
         ):
             found[one.spot].append(one)
         for hand in hands:
+            hand.room = len(hand.ask.spots)
             for spot in hand.ask.spots:
                 given = next((one for one in found[spot] if draw.give(one, hand)), None)
                 if given is not None:
@@ -288,7 +308,8 @@ class Leasing:
         policy = self._campaigns.need(first.campaign_id).policy
         place = (first.campaign_id, first.perspective_id)
         works_alone = self._trust.works_alone(caller.host_id, *place, policy)
-        deadline = now + timedelta(seconds=policy.lease_s)
+        hand.lease_s = self._paces.lease_s(caller.host_id, first.spot.row, policy)
+        deadline = now + timedelta(seconds=hand.lease_s)
         for one in hand.held:
             alone = one.fresh and one.lane == 0 and works_alone()
             next_lane = one.fresh and not alone and one.lane + 1 < policy.replication

@@ -38,6 +38,7 @@ class Policy(BaseModel):
     moderation: Literal["none", "all"] = "none"
     licenses: tuple[str, ...] = ()
     output_license: str = "CC0-1.0"
+    first_batch: Annotated[int, Field(ge=1, le=256)] = 32
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     models: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = ()
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.3

@@ -16,6 +16,7 @@ from coordinator.facts import UnitFacts
 from coordinator.hearing import Hearing, Reading, Readings
 from coordinator.identity import Caller
 from coordinator.lifecycle import Claim, LeaseEnding, Receipt, UnitState, receive
+from coordinator.pace import Paces
 from coordinator.settlement import (
     EndedLease,
     Key,
@@ -126,11 +127,13 @@ class Returns:
         campaigns: Campaigns,
         facts: UnitFacts,
         trust: Trust,
+        paces: Paces,
         clock: Callable[[], datetime],
     ) -> None:
         self._db = db
         self._campaigns = campaigns
         self._trust = trust
+        self._paces = paces
         self._clock = clock
         self._ids: list[int] = []
         self._hearing = Hearing(campaigns, facts)
@@ -147,7 +150,11 @@ class Returns:
             self._ids = await self._db.transaction(
                 "return ids", lambda tx: results.reserve_return_ids(tx, IDS_AT_ONCE)
             )
-        return await self._combined(_Return(caller, items, batch, self._ids.pop()), len(items))
+        acks = await self._combined(_Return(caller, items, batch, self._ids.pop()), len(items))
+        self._paces.returned(
+            caller.host_id, (ack.key for ack in acks if ack.receipt is not Receipt.DUPLICATE)
+        )
+        return acks
 
     async def _together(self, returns: Sequence[_Return]) -> list[list[Acknowledged]]:
         answers = [item for one in returns for item in one.items if isinstance(item, ReturnedAnswer)]

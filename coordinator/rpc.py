@@ -20,6 +20,7 @@ from coordinator.keys import Keys
 from coordinator.leasing import Leased, Leasing
 from coordinator.lifecycle import Receipt
 from coordinator.messages import Messages
+from coordinator.pace import Paces
 from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
 from coordinator.scheduler import Ability, Scheduler
 from coordinator.settlement import Key
@@ -101,6 +102,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     returns: Returns
     messages: Messages
     throttle: Throttle
+    paces: Paces
     keys: Keys
     urls: ImageUrls
 
@@ -176,6 +178,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
         """Takes leases back."""
         caller, keys = self._caller(context), _keys(request.units)
         released = await self.work.release(caller, keys, _words(request.reason))
+        self.paces.released(caller.host_id, released)
         return work_pb2.ReleaseResponse(released=released)
 
     @answered

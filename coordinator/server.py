@@ -19,6 +19,7 @@ from coordinator.images import ImageUrls
 from coordinator.keys import Keys, keys_of
 from coordinator.leasing import Leasing
 from coordinator.messages import Messages
+from coordinator.pace import Paces
 from coordinator.returns import Returns
 from coordinator.rpc import CoordinatorService
 from coordinator.scheduler import Scheduler
@@ -51,6 +52,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
         "campaigns": (1.0, 5.0, service.campaigns.refresh),
         "identity": (1.0, 5.0, service.identity.refresh),
         "trust": (2.0, 10.0, trust.refresh),
+        "paces": (2.0, 60.0, service.paces.refresh),
         "messages": (3.0, 60.0, service.messages.refresh),
         "throttle": (1.0, 30.0, service.throttle.refresh),
         "shelves": (0.2, 2.0, service.leasing.look_at_shelves),
@@ -85,17 +87,18 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
 def _service(settings: Settings, db: Database, keys: Keys) -> tuple[CoordinatorService, Trust]:
     rng = random.Random()  # noqa: S311 (order of work, no secret)
     campaigns, scheduler, facts = Campaigns(db, rng), Scheduler(rng), UnitFacts(db)
-    trust = Trust(db, rng, now)
+    trust, paces = Trust(db, rng, now), Paces(db, facts, now)
     service = CoordinatorService(
         db=db,
         identity=Identity(db, keys, now),
         campaigns=campaigns,
         scheduler=scheduler,
-        leasing=Leasing(db, campaigns, scheduler, facts, trust, now),
+        leasing=Leasing(db, campaigns, scheduler, facts, trust, paces, now),
         work=Work(db, campaigns, now),
-        returns=Returns(db, campaigns, facts, trust, now),
+        returns=Returns(db, campaigns, facts, trust, paces, now),
         messages=Messages(db, now),
         throttle=Throttle(db, now),
+        paces=paces,
         keys=keys,
         urls=ImageUrls(settings.images_base, keys),
     )

@@ -1,7 +1,7 @@
 """What hosts drew last, so that the other perspectives of an image go to those who have fetched it."""
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from coordinator.campaigns import Campaign
@@ -61,10 +61,12 @@ class Trails:
         if len(self._of) > HOSTS:
             self._of.popitem(last=False)
 
-    def follow(self, host_id: int, waiting: Collection[Row], want: int, priority: int) -> list[Spot]:
-        """At most `want` spots where the host goes on, of the perspective that lags most; each is given once.
+    def follow(
+        self, host_id: int, waiting: Collection[Row], room: Callable[[Row], int], priority: int
+    ) -> list[Spot]:
+        """Spots where the host goes on, as many as there is `room`, of the perspective that lags most.
 
-        `waiting` tells of which something waits for the host; nothing below `priority` is given.
+        `waiting` tells of which something waits for the host. Nothing below `priority` is given, none twice.
         """
         trail = self._of.get(host_id)
         if trail is None:
@@ -79,4 +81,6 @@ class Trails:
         ahead = trail.ahead[row[1]]
         if ahead and priority_of(ahead[0] // SHUFFLE_RANGE) < priority:
             return []
-        return [Spot(*row, *divmod(ahead.popleft(), SHUFFLE_RANGE)) for _ in range(min(want, len(ahead)))]
+        return [
+            Spot(*row, *divmod(ahead.popleft(), SHUFFLE_RANGE)) for _ in range(min(room(row), len(ahead)))
+        ]

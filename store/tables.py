@@ -13,6 +13,7 @@ from store import (
     messages,
     pulse,
     quotas,
+    rates,
     results,
     rounds,
     shelves,
@@ -39,6 +40,7 @@ MODULES = (
     pulse,
     messages,
     quotas,
+    rates,
 )
 
 __all__ = ["MODULES", "metadata"]

@@ -32,6 +32,7 @@ _NAMES = {
 }
 _IDLE_WORDS = {
     "no_work": "nothing waits right now",
+    "holds_enough": "this machine holds as much as it can return in time",
     "nothing_new_for_you": "what waits has your answer already, and needs somebody else's",
     "paused_by_operator": "the operators have paused their campaigns",
     "no_work_for_perspectives": "work waits, but none of the perspectives that you chose",

@@ -72,7 +72,9 @@ async def _answer(db: Database, campaign_id: int, host_id: int, count: int) -> N
 
 
 async def _campaign(case: Case, number: int, names: Sequence[str], db: Database) -> int:
-    policy = Policy(replication=2, max_voices=3, lease_s=600, cross_check=case.cross_check, spot_check=1)
+    policy = Policy(
+        replication=2, max_voices=3, lease_s=600, cross_check=case.cross_check, spot_check=1, first_batch=256
+    )
     name = f"{case.name.replace('_', '-')}-{number}"
     plain = builtin("photo_caption")
     uses = [(PerspectiveUse(perspective=name), _named(plain, name)) for name in names]

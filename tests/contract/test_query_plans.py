@@ -19,6 +19,7 @@ from store import (
     leases,
     ledger,
     quotas,
+    rates,
     replicas,
     results,
     rounds,
@@ -31,7 +32,7 @@ from store.database import BY_INDEX
 
 HOT = {
     *("units", "ready", "leases", "results", "ledger", "settled", "past_leases"),
-    *("annotations", "past_rounds", "past_results", "standings"),
+    *("annotations", "past_rounds", "past_results", "standings", "host_rates"),
 }
 PARTIAL = {"ix_ledger_unfolded"}  # these hold none but the rows that are wanted
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,6 +77,7 @@ INSERT INTO past_rounds SELECT campaign_id, id, 1, 'exhausted', NULL, '{}', now(
 INSERT INTO past_results SELECT campaign_id, id, 1, 1, 0, 1, 1, sha256(''), '{}', NULL, 'm', 'e', 0, 1, false,
                                 NULL, now() FROM units;
 INSERT INTO settled SELECT campaign_id, id FROM units WHERE state = 'accepted';
+INSERT INTO host_rates SELECT n, 1, 1, 2.5, 9, now() - n * interval '1 h' FROM generate_series(1, 5000) n;
 INSERT INTO standings SELECT n, 1, 1, 'm', 1, 0, 0, 0, 1, 1, 0, 0, 1, 0, now(), now() - n * interval '1 h'
     FROM generate_series(1, 5000) n;
 """
@@ -129,6 +131,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "quotas.HELD": (quotas.HELD, {}),
     "ledger.FOLD": (ledger.FOLD, {"limit": 2000} | LIVES),
     "ledger.TOTAL_CREDIT": (ledger.TOTAL_CREDIT, {}),
+    "rates.SINCE": (rates.SINCE, {"since": NOW}),
     "ledger.EVIDENCE_SINCE": (ledger.EVIDENCE_SINCE, {"since": NOW}),
     "units.SET_BLOCKS": (units.SET_BLOCKS, KEYS | {"blocks": [7] * 32}),
     "replicas.MOVE": (
@@ -321,6 +324,7 @@ DEPENDS_ON = {
     ),
     "results.OF_UNITS": ("ALTER TABLE results DROP CONSTRAINT pk_results", "results"),
     "ledger.FOLD": ("DROP INDEX ix_ledger_unfolded", "ledger"),
+    "rates.SINCE": ("DROP INDEX ix_host_rates_updated_at", "host_rates"),
     "ledger.EVIDENCE_SINCE": ("DROP INDEX ix_standings_folded_at", "standings"),
     "leases.PAST": ("DROP INDEX ix_past_leases_unit", "past_leases"),
 }

@@ -76,6 +76,7 @@ async def test_campaigns_are_served_fairly_all_the_same(engine: Engine) -> None:
     for _ in range(60):
         units = await engine.lease(host, 10)
         got[units[0].campaign_id] += len(units)
+        await _answer(engine, host, units)
     assert abs(2 * got[many.id] - got[heavy.id]) <= 80
     assert got.total() == 600
 
@@ -144,3 +145,37 @@ async def test_a_host_gets_work_of_campaigns_that_take_its_model(engine: Engine)
     assert await engine.lease(host, model="llava") == []
     assert (await engine.leasing(host, ANY, 5)).idle is Idle.NO_WORK_FOR_MODEL
     assert len(await engine.lease(host, model="Qwen2.5-VL")) == 2
+
+
+async def test_a_slow_host_is_given_less_than_it_asks_for_and_its_pace_is_known_elsewhere(
+    engine: Engine,
+) -> None:
+    campaign = await engine.campaign(lease_s=100, first_batch=4)
+    await engine.images(campaign, 50)
+    host = await engine.host()
+    units = await engine.lease(host, 30)
+    assert len(units) == 4
+    assert (await engine.leasing(host, ANY, 5)).idle is Idle.HOLDS_ENOUGH
+    engine.pass_time(4 * 10)
+    await _answer(engine, host, units)
+    assert len(await engine.lease(host, 30)) == 5
+    await engine.paces.refresh()
+    another = Engine(engine.db)
+    another.time = engine.time
+    await another.campaigns.refresh()
+    await another.paces.refresh()
+    assert len(await another.lease(host, 30)) == 5
+    assert await engine.fetch("SELECT seconds, samples FROM host_rates") == [(10.0, 4)]
+
+
+async def test_a_host_that_needs_longer_than_the_lease_gets_one_unit_for_so_long(engine: Engine) -> None:
+    campaign = await engine.campaign(lease_s=100, first_batch=1)
+    await engine.images(campaign, 5)
+    host = await engine.host()
+    units = await engine.lease(host)
+    engine.pass_time(99)
+    await _answer(engine, host, units)
+    leased = await engine.leasing(host, ANY, 5)
+    assert (len(leased.units), leased.lease_s) == (1, 198)
+    told = engine.time + timedelta(seconds=leased.lease_s)
+    assert await engine.value("SELECT deadline FROM leases") == told

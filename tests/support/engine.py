@@ -14,6 +14,7 @@ from coordinator.campaigns import Campaign, Campaigns
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.leasing import Leasing
+from coordinator.pace import Paces
 from coordinator.policy import CampaignFile, PerspectiveUse
 from coordinator.returns import Acknowledged, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
 from coordinator.scheduler import Ability, Scheduler
@@ -51,9 +52,10 @@ class Engine:
         self.scheduler = Scheduler(self.rng)
         facts = UnitFacts(db)
         self.trust = Trust(db, self.rng, self.now)
-        self.leasing = Leasing(db, self.campaigns, self.scheduler, facts, self.trust, self.now)
+        self.paces = Paces(db, facts, self.now)
+        self.leasing = Leasing(db, self.campaigns, self.scheduler, facts, self.trust, self.paces, self.now)
         self.work = Work(db, self.campaigns, self.now)
-        self.returns = Returns(db, self.campaigns, facts, self.trust, self.now)
+        self.returns = Returns(db, self.campaigns, facts, self.trust, self.paces, self.now)
 
     def now(self) -> datetime:
         return self.time
@@ -62,9 +64,13 @@ class Engine:
         self.time += timedelta(seconds=seconds)
 
     async def campaign(self, name: str = "c", perspectives: int = 1, **policy: Any) -> Campaign:
-        """A campaign with so many one-sentence perspectives."""
+        """A campaign with so many one-sentence perspectives; new hosts get as much as they want."""
         written = CampaignFile.model_validate(
-            {"name": name, "perspectives": ["unused"] * perspectives, "policy": policy}
+            {
+                "name": name,
+                "perspectives": ["unused"] * perspectives,
+                "policy": {"first_batch": 256, **policy},
+            }
         )
         uses = [
             (

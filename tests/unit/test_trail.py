@@ -1,7 +1,7 @@
 """A host goes on with the images that it fetched last: each other perspective of each, once, no further."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from coordinator.priority import block_of
 from coordinator.scheduler import Ability
 from coordinator.trail import HOSTS, Trails
 from protos.tier import Tier
-from store.shelves import Candidate, Spot
+from store.shelves import Candidate, Row, Spot
 
 ANY = Ability(Tier.G80)
 
@@ -30,6 +30,10 @@ CAMPAIGN = _campaign(p1=0, p2=0, p3=0, p4=2)
 WAITING = {(1, 1, 0), (1, 2, 0), (1, 3, 0), (1, 4, 2)}
 
 
+def _room(count: int) -> Callable[[Row], int]:
+    return lambda _row: count
+
+
 def _drawn(*shuffles: int, perspective: int = 1) -> list[Candidate]:
     return [
         Candidate(
@@ -42,7 +46,7 @@ def _drawn(*shuffles: int, perspective: int = 1) -> list[Candidate]:
 def test_the_other_perspectives_of_the_tier_follow_at_the_very_same_places():
     trails = Trails()
     _drew(trails, 9, _drawn(5, 3))
-    followed = [trails.follow(9, WAITING, 10, 0) for _ in range(3)]
+    followed = [trails.follow(9, WAITING, _room(10), 0) for _ in range(3)]
     assert followed == [[(1, 2, 0, 7, 5), (1, 2, 0, 7, 3)], [(1, 3, 0, 7, 5), (1, 3, 0, 7, 3)], []]
 
 
@@ -60,16 +64,16 @@ def _drew(
 def test_a_host_goes_on_where_it_lags_most():
     trails = Trails()
     _drew(trails, 9, _drawn(1, 2, 3))
-    followed = [[(spot[1], spot[4]) for spot in trails.follow(9, WAITING, 2, 0)] for _ in range(5)]
+    followed = [[(spot[1], spot[4]) for spot in trails.follow(9, WAITING, _room(2), 0)] for _ in range(5)]
     assert followed == [[(2, 1), (2, 2)], [(3, 1), (3, 2)], [(2, 3)], [(3, 3)], []]
 
 
 def test_images_that_make_up_a_draw_are_on_the_trail_too():
     trails = Trails()
     _drew(trails, 9, _drawn(1))
-    followed = trails.follow(9, WAITING, 2, 0)
+    followed = trails.follow(9, WAITING, _room(2), 0)
     _drew(trails, 9, _drawn(1, 8, perspective=2), followed)
-    assert [[(spot[1], spot[4]) for spot in trails.follow(9, WAITING, 2, 0)] for _ in range(3)] == [
+    assert [[(spot[1], spot[4]) for spot in trails.follow(9, WAITING, _room(2), 0)] for _ in range(3)] == [
         [(3, 1), (3, 8)],
         [(1, 8)],
         [],
@@ -79,15 +83,15 @@ def test_images_that_make_up_a_draw_are_on_the_trail_too():
 def test_what_the_host_cannot_do_or_nothing_waits_of_is_passed_over():
     trails = Trails()
     _drew(trails, 9, _drawn(1), ability=Ability(Tier.G80, frozenset({"p1", "p3"})))
-    assert [spot[1] for spot in trails.follow(9, WAITING, 9, 0)] == [3]
+    assert [spot[1] for spot in trails.follow(9, WAITING, _room(9), 0)] == [3]
     _drew(trails, 9, _drawn(1))
-    assert [spot[1] for spot in trails.follow(9, WAITING - {(1, 2, 0)}, 9, 0)] == [3]
+    assert [spot[1] for spot in trails.follow(9, WAITING - {(1, 2, 0)}, _room(9), 0)] == [3]
 
 
 def test_a_campaign_of_one_perspective_leaves_no_trail():
     trails = Trails()
     _drew(trails, 9, _drawn(1), campaign=_campaign(p1=0))
-    assert trails.follow(9, WAITING, 9, 0) == []
+    assert trails.follow(9, WAITING, _room(9), 0) == []
 
 
 def test_every_host_has_its_own_trail_and_another_campaign_ends_it():
@@ -95,16 +99,16 @@ def test_every_host_has_its_own_trail_and_another_campaign_ends_it():
     _drew(trails, 8, _drawn(1))
     _drew(trails, 9, _drawn(2))
     _drew(trails, 9, _drawn(3), campaign=replace(CAMPAIGN, id=2))
-    assert trails.follow(9, WAITING | {(2, 3, 0)}, 9, 0) == [(2, 3, 0, 7, 3)]
-    assert trails.follow(8, WAITING, 9, 0) == [(1, 2, 0, 7, 1)]
+    assert trails.follow(9, WAITING | {(2, 3, 0)}, _room(9), 0) == [(2, 3, 0, 7, 3)]
+    assert trails.follow(8, WAITING, _room(9), 0) == [(1, 2, 0, 7, 1)]
 
 
 def test_trails_are_bounded():
     trails = Trails()
     for host_id in range(HOSTS + 5):
         _drew(trails, host_id, _drawn(1))
-    assert trails.follow(4, WAITING, 9, 0) == []
-    assert trails.follow(5, WAITING, 9, 0) != []
+    assert trails.follow(4, WAITING, _room(9), 0) == []
+    assert trails.follow(5, WAITING, _room(9), 0) != []
 
 
 @given(st.sets(st.integers(0, 99), min_size=1), st.lists(st.integers(1, 20), min_size=60), st.randoms())
@@ -117,7 +121,7 @@ def test_a_trail_gives_each_spot_of_each_other_perspective_once(
     _drew(trails, 9, _drawn(*places))
     given_: list[tuple[int, int]] = []
     for want in wants * 4:
-        spots = trails.follow(9, WAITING, want, 0)
+        spots = trails.follow(9, WAITING, _room(want), 0)
         assert len(spots) <= want
         assert len({spot.perspective_id for spot in spots}) <= 1
         given_ += [(spot.perspective_id, spot.shuffle) for spot in spots]
@@ -127,5 +131,5 @@ def test_a_trail_gives_each_spot_of_each_other_perspective_once(
 def test_what_is_more_urgent_comes_before_a_trail():
     trails = Trails()
     _drew(trails, 9, [one._replace(block=block_of(7, 1)) for one in _drawn(4)])
-    assert trails.follow(9, WAITING, 5, 2) == []
-    assert trails.follow(9, WAITING, 5, 1) == [(1, 2, 0, block_of(7, 1), 4)]
+    assert trails.follow(9, WAITING, _room(5), 2) == []
+    assert trails.follow(9, WAITING, _room(5), 1) == [(1, 2, 0, block_of(7, 1), 4)]
