@@ -156,6 +156,25 @@ def test_a_killed_client_loses_and_doubles_no_answer(
     assert again.ended() == 0
 
 
+def test_a_client_whose_spool_is_lost_takes_its_leases_again(
+    street: Street, model: GatedModel, start: Callable[[str], Process]
+) -> None:
+    volunteer = start("ivy")
+    wait_until(model.asked.is_set, 60)
+    volunteer.kill()
+    sql = "SELECT campaign_id, unit_id FROM leases l JOIN users u ON u.id = l.user_id WHERE u.name = %s"
+    forgotten = set(street.rows(sql, "ivy"))
+    shutil.rmtree(street.folder / "ivy" / "spool")
+    again = start("ivy")
+    wait_until(lambda: len(list(events(again.output, "leased"))) > 1, 60)
+    again.interrupt()
+    model.gate.set()
+    assert again.ended(60) == 0
+    assert forgotten
+    assert forgotten <= set(stored(street, "ivy"))
+    assert held(street, "ivy") == 0
+
+
 def test_a_home_cannot_be_used_twice_at_once(
     street: Street, model: GatedModel, start: Callable[[str], Process]
 ) -> None:
