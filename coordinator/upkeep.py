@@ -86,7 +86,7 @@ def jobs(
         Job("fold", 1.0, fold),
         Job("extend", 1.0, extend),
         Job("take_back", 2.0, take_back),
-        Job("quotas", 2.0, review),
+        Job("quotas", 5.0, review),
         Job("prune", 600.0, pruning(db, clock, keep)),
         Job("statistics", 60.0, functools.partial(refresh_statistics, db)),
     ]
