@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volunteer_client import durable
@@ -75,6 +75,7 @@ class Server:
         return is_fine
 
 
+@settings(deadline=None, max_examples=40)  # each step waits for the disk
 @given(
     before=st.lists(st.booleans()),
     after=st.lists(st.tuples(st.sampled_from((0, 1)), st.booleans(), st.booleans()), max_size=30),
