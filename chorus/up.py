@@ -18,6 +18,7 @@ import structlog
 from chorus import metric_files
 from chorus.operator import database_folder
 from chorus.processes import RESTART_S, Child, keep_running, python
+from coordinator import logs
 from coordinator.clock import now
 from coordinator.errors import OperatorError
 from coordinator.identity import Identity
@@ -240,6 +241,7 @@ async def make_invite(
 
 async def up(settings: Settings, workers: int) -> None:
     """Runs a coordinator until SIGINT or SIGTERM, and says where it listens and how to join."""
+    logs.configure(settings.log_level, for_people=True)
     stop = asyncio.Event()
     for wanted in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(wanted, stop.set)

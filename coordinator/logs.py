@@ -32,8 +32,11 @@ _SECRETS = (
 )
 
 
-def configure(level: str) -> None:
-    """Makes this process log so, also what libraries have to say; `level` is a name such as "info"."""
+def configure(level: str, *, for_people: bool = False) -> None:
+    """Makes this process log so, also what libraries have to say; `level` is a name such as "info".
+
+    With `for_people` its lines are not JSON but for a terminal.
+    """
     least = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
@@ -43,7 +46,9 @@ def configure(level: str) -> None:
             structlog.processors.format_exc_info,
             Sparing(),
             redact,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+            if for_people
+            else structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

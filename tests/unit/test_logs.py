@@ -178,6 +178,17 @@ def test_our_own_exception_is_logged_with_its_trace_and_what_is_bound(written: i
     assert SECRET not in written.getvalue()
 
 
+def test_a_terminal_gets_lines_for_people_without_secrets_too(
+    written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.stderr", written)
+    logs.configure("info", for_people=True)
+    structlog.get_logger().info("database_does_not_start", error=f"postgresql://u:{SECRET}@h/d")
+    assert "database_does_not_start" in written.getvalue()
+    assert not written.getvalue().startswith("{")
+    assert SECRET not in written.getvalue()
+
+
 def test_less_than_the_level_is_not_logged(written: io.StringIO):
     structlog.get_logger().debug("quiet")
     logging.getLogger("apscheduler").info("quiet")
