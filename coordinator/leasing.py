@@ -1,10 +1,11 @@
 """The lease command: replicas from their shelves into the hands of hosts."""
 
+import asyncio
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from coordinator.campaigns import Campaigns
 from coordinator.combining import Combiner
@@ -15,6 +16,8 @@ from coordinator.lifecycle import UnitState
 from coordinator.pace import Paces
 from coordinator.priority import priority_of
 from coordinator.scheduler import Ability, Scheduler
+from coordinator.settlement import Key
+from coordinator.steps import guarded
 from coordinator.trail import Trails
 from coordinator.trust import Trust
 from store import shelves
@@ -45,11 +48,14 @@ class Leased:
     idle: Idle = Idle.NO_WORK
 
 
-@dataclass(frozen=True, slots=True)
+Release = Callable[[Caller, Sequence[Key], str], Awaitable[object]]
+
+
+@dataclass(slots=True, eq=False)
 class _Ask:
     """One call: who has room for how many replicas, at which spots or else on which shelves, best first.
 
-    With `is_made_up` the first shelf makes up for what the spots lack.
+    With `is_made_up` the first shelf makes up for what the spots lack. `is_gone` once the call is cancelled.
     """
 
     caller: Caller
@@ -57,6 +63,8 @@ class _Ask:
     spots: Sequence[Spot]
     shelves: Sequence[Shelf]
     is_made_up: bool = False
+    hand: "_Hand | None" = None
+    is_gone: bool = False
 
 
 @dataclass(slots=True)
@@ -123,6 +131,7 @@ class Leasing:
         trust: Trust,
         paces: Paces,
         clock: Callable[[], datetime],
+        release: Release,
     ) -> None:
         self._db = db
         self._campaigns = campaigns
@@ -131,34 +140,46 @@ class Leasing:
         self._trust = trust
         self._paces = paces
         self._clock = clock
+        self._release = release
+        self._releasing: set[asyncio.Task[None]] = set()
         self._trails = Trails()
         self._spent: dict[tuple[int, Place], tuple[int, int, datetime]] = {}
         self._barren: dict[int, dict[Place, datetime]] = {}
         self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY)
+        self._alone = Combiner("lease", self._together, lanes=LANES, capacity=1)
 
     async def look_at_shelves(self) -> None:
         """Gives the scheduler a new picture of what waits."""
-        self._scheduler.show(await self._db.transaction("shelves", shelves.waiting), self._campaigns.all())
+        found = await self._db.transaction("shelves", shelves.waiting)
+        running = {campaign.id for campaign in self._campaigns.running()}
+        if any(shelf.campaign_id not in running for shelf in found):
+            await self._campaigns.refresh()  # one may be new, or resumed
+        self._scheduler.show(found, self._campaigns.all())
+
+    async def close(self) -> None:
+        """Waits until what cancelled calls were handed is given back."""
+        await asyncio.gather(*self._releasing)
 
     async def __call__(self, caller: Caller, ability: Ability, want: int) -> Leased:
         """Leases at most `want` replicas: of the images that the host had last, or of the best shelf.
 
         The host's tier is never above that of its invite.
         """
-        if ability.tier > caller.tier_cap:
-            ability = replace(ability, tier=caller.tier_cap)
+        ability = capped(caller, ability)
         order = self._order(caller.user_id, ability)
         if not order:
             return Leased([], 0, self._scheduler.picture.why_nothing(ability))
-        room = partial(self._room, caller.host_id, want)
+        room = functools.partial(self._room, caller.host_id, want)
         if not any(room(shelf.row) for shelf in order):
             return Leased([], 0, Idle.HOLDS_ENOUGH)
         ask = self._ask(caller, ability, room, order)
-        hand = await self._combined(ask, want)
-        if (
-            hand.passed_over and not hand.held
-        ):  # what was within reach was others' alone; by itself it goes on
-            (hand,) = await self._together([ask])
+        try:
+            hand = await self._combined(ask, want)
+            if hand.passed_over and not hand.held:
+                hand = await self._alone(ask)  # what was within reach was others'; by itself it goes on
+        except asyncio.CancelledError:
+            self._hang_up(ask)
+            raise
         if not hand.held:
             return Leased([], 0, await self._why_empty(order))
         return self._leased(hand, ability)
@@ -204,12 +225,22 @@ class Leasing:
         there = await self._db.transaction("why empty", lambda tx: shelves.hold_something(tx, order))
         return Idle.NOTHING_NEW_FOR_YOU if there else Idle.NO_WORK
 
+    def _hang_up(self, ask: _Ask) -> None:
+        """The call is cancelled: what it was handed, or will be by a transaction under way, goes back."""
+        ask.is_gone = True
+        if ask.hand is not None and ask.hand.held:
+            keys, ask.hand.held = [(one.campaign_id, one.id) for one in ask.hand.held], []
+            release = functools.partial(self._release, ask.caller, keys, "the call was cancelled")
+            task = asyncio.create_task(guarded("release", release))
+            self._releasing.add(task)
+            task.add_done_callback(self._releasing.discard)
+
     async def _together(self, asks: Sequence[_Ask]) -> list[_Hand]:
         now = self._clock()
 
         async def body(tx: Transaction) -> list[_Hand]:
-            hands = [_Hand(ask) for ask in asks]
-            await shelves.guard_users(tx, {ask.caller.user_id for ask in asks})
+            hands = [_Hand(ask) for ask in asks if not ask.is_gone]
+            await shelves.guard_users(tx, {hand.ask.caller.user_id for hand in hands})
             draw = _Draw()
             await self._go_on(tx, [hand for hand in hands if hand.ask.spots], draw)
             for turn in range(SHELVES_PER_CALL):
@@ -222,7 +253,11 @@ class Leasing:
             await self._take(tx, hands, draw, now)
             return hands
 
-        return await self._db.transaction("lease", body, pipelined=True)
+        for hand in await self._db.transaction("lease", body, pipelined=True):
+            hand.ask.hand = hand
+            if hand.ask.is_gone:
+                self._hang_up(hand.ask)
+        return [ask.hand or _Hand(ask) for ask in asks]
 
     async def _go_on(self, tx: Transaction, hands: Sequence[_Hand], draw: _Draw) -> None:
         """Hands out what waits at the spots that were asked for."""
@@ -314,6 +349,11 @@ class Leasing:
             alone = one.fresh and one.lane == 0 and works_alone()
             next_lane = one.fresh and not alone and one.lane + 1 < policy.replication
             yield NewLease(one, caller.host_id, caller.user_id, deadline, next_lane, alone)
+
+
+def capped(caller: Caller, ability: Ability) -> Ability:
+    """What the host can do, with no larger tier than its invite says."""
+    return ability if ability.tier <= caller.tier_cap else replace(ability, tier=caller.tier_cap)
 
 
 def _place(shelf: Shelf) -> Place:

@@ -108,6 +108,7 @@ class Operations:
         for unit, key in zip(chosen, ended, strict=True):
             born += _replicas(unit, replication, kept[key], taken[key])
         await replicas.put(tx, born)
+        tx.tell_everyone()
         return len(chosen)
 
     async def _lanes_under_way(self, tx: Transaction, keys: Sequence[Key]) -> dict[Key, set[int]]:

@@ -17,8 +17,9 @@ from coordinator.errors import CallRefused
 from coordinator.identity import Caller, Identity
 from coordinator.images import ImageUrls
 from coordinator.keys import Keys
-from coordinator.leasing import Leased, Leasing
+from coordinator.leasing import Leased
 from coordinator.lifecycle import Receipt
+from coordinator.long_poll import LongPoll
 from coordinator.messages import Messages
 from coordinator.pace import Paces
 from coordinator.returns import Acknowledged, Returned, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
@@ -34,7 +35,7 @@ from store.database import Database
 MAX_RESULTS = 256
 MAX_WANT = 256
 MAX_REFS = 4096
-MAX_WAIT_S = 30.0
+MAX_WAIT_S = 120.0
 MAX_WORDS = 300
 
 Context = grpc.aio.ServicerContext
@@ -97,7 +98,7 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
     identity: Identity
     campaigns: Campaigns
     scheduler: Scheduler
-    leasing: Leasing
+    long_poll: LongPoll
     work: Work
     returns: Returns
     messages: Messages
@@ -239,13 +240,13 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             response.idle_reason = allowed.because.value
             response.retry_ms = allowed.retry_ms
             return
-        want = allowed.want
+        want, leased = allowed.want, Leased([], 0)
         ability = Ability(tier, frozenset(request.perspectives), _words(request.model))
-        leased = await self.leasing(caller, ability, want)
-        if not leased.units and request.wait_ms and not response.acks:
-            await self.scheduler.refreshed(min(request.wait_ms / 1000, MAX_WAIT_S))
-            leased = await self.leasing(caller, ability, want)
-        self.throttle.unused(caller.host_id, allowed, want - len(leased.units))
+        wait_s = 0.0 if response.acks else min(request.wait_ms / 1000, MAX_WAIT_S)
+        try:
+            leased = await self.long_poll(caller, ability, want, wait_s)
+        finally:
+            self.throttle.unused(caller.host_id, allowed, want - len(leased.units))
         if leased.units:
             response.lease.CopyFrom(self._lease_batch(caller, leased))
         else:

@@ -1,6 +1,5 @@
 """Which shelf a host draws from, decided in memory from a picture of the shelves and campaigns."""
 
-import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +124,6 @@ class Scheduler:
         self._picture = Picture()
         self._served: defaultdict[int, float] = defaultdict(float)
         self._floor = 0.0
-        self._refreshed = asyncio.Event()
 
     @property
     def picture(self) -> Picture:
@@ -133,22 +131,13 @@ class Scheduler:
         return self._picture
 
     def show(self, shelves: Sequence[Shelf], campaigns: Sequence[Campaign]) -> None:
-        """Takes a new picture of the shelves and wakes those who wait for one."""
+        """Takes a new picture of the shelves."""
         before = {shelf.campaign_id for shelf in self._picture.shelves}
         self._floor = min((self._served[campaign_id] for campaign_id in before), default=self._floor)
         for campaign_id in {shelf.campaign_id for shelf in shelves} - before:
             # A campaign that had nothing for long must not take everything when it has something again.
             self._served[campaign_id] = max(self._served[campaign_id], self._floor)
         self._picture = Picture(list(shelves), {campaign.id: campaign for campaign in campaigns})
-        self._refreshed.set()
-        self._refreshed = asyncio.Event()
-
-    async def refreshed(self, timeout_s: float) -> None:
-        """Waits for the next picture, `timeout_s` seconds at most."""
-        try:
-            await asyncio.wait_for(self._refreshed.wait(), timeout_s)
-        except TimeoutError:
-            return
 
     def order(self, ability: Ability, most: int | None = None) -> list[Shelf]:
         """The shelves that such a host can serve, best first, at most so many.

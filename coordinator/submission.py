@@ -81,4 +81,5 @@ async def submit(
                 created_at=now,
             )
             rows.append(row)
+    tx.tell_everyone()
     return Submitted(len(await units.add(tx, rows)), reserved)

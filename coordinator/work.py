@@ -151,6 +151,7 @@ class Work:
                 for lease in live
             ]
             await give_back(tx, ended, locked, self._campaigns, now)
+            tx.tell_everyone()
             return len(ended)
 
         return await self._db.transaction(ending.value, body)

@@ -105,3 +105,4 @@ async def hold(tx: Transaction, campaign_id: int) -> CampaignRow:
 async def set_state(tx: Transaction, campaign_id: int, state: str) -> None:
     """Makes a campaign hand out work ("running") or not ("paused", "cancelled")."""
     await tx.sql.execute(sa.update(campaigns).where(campaigns.c.id == campaign_id).values(state=state))
+    tx.tell_everyone()

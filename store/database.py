@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import QueuePool
 
 from store import metrics
+from store.notices import Bell
 
 MINIMUM_SERVER = 170_000
 ATTEMPTS = 5
@@ -25,6 +26,7 @@ BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off
 # No transaction of ours may hold locks or an old snapshot for long, whatever became of its process.
 LIMITS = "-c idle_in_transaction_session_timeout=30s -c statement_timeout=60s -c transaction_timeout=120s"
 SLOW_S = 1.0
+CLOSE_S = 5.0
 RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 log = structlog.get_logger("database")
@@ -53,7 +55,16 @@ class Transaction:
 
     sql: AsyncConnection
     raw: RawConnection
+    bell: Bell
     on_commit: list[Callable[[], None]] = field(default_factory=list)
+
+    def tell_everyone(self) -> None:
+        """Has every process told, once this is committed, that there is work. Not for a lease or a return."""
+        self.on_commit.append(self.bell.ring)
+
+    def tell_here(self) -> None:
+        """Has this process told, once this is committed, that there is work; others see it a little later."""
+        self.on_commit.append(self.bell.tap)
 
 
 class Database:
@@ -61,6 +72,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
+        self.bell = Bell(engine)
 
     @classmethod
     def connect(cls, url: str, *, pool_size: int = 8) -> Self:
@@ -115,7 +127,7 @@ class Database:
                     raw = (await connection.get_raw_connection()).driver_connection
                     if raw is None:
                         raise DatabaseError("connection_lost", f"The connection for {name} was lost.")
-                    tx = Transaction(connection, raw)
+                    tx = Transaction(connection, raw, self.bell)
                     value = await (_pipelined(tx, body) if pipelined else body(tx))
         finally:
             self._note_pool()
@@ -124,8 +136,11 @@ class Database:
         return value
 
     def _note_pool(self) -> None:
-        if isinstance(self.engine.pool, QueuePool):
-            metrics.POOL_IN_USE.set(self.engine.pool.checkedout())
+        metrics.POOL_IN_USE.set(self._in_use())
+
+    def _in_use(self) -> int:
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def check_server(self) -> None:
         """Refuses a server older than PostgreSQL 17, and one that cannot be reached, in words."""
@@ -142,7 +157,11 @@ class Database:
             )
 
     async def close(self) -> None:
-        """Closes every pooled connection."""
+        """Closes every connection, once the transactions under way have ended, for CLOSE_S at most."""
+        await self.bell.close()
+        end_by = time.monotonic() + CLOSE_S
+        while self._in_use() and time.monotonic() < end_by:  # noqa: ASYNC110 (the pool has no event for it)
+            await asyncio.sleep(0.01)
         await self.engine.dispose()
 
 

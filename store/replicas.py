@@ -25,6 +25,7 @@ async def put(tx: Transaction, replicas: Sequence[Replica]) -> None:
     if replicas:
         columns = {name: [getattr(replica, name) for replica in replicas] for name in Replica.__slots__}
         await tx.raw.execute(PUT, columns)
+        tx.tell_here()
 
 
 PUT = """

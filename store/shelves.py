@@ -314,6 +314,7 @@ async def take(
         "births": [birth.place for birth in births],
         "now": now,
     }
+    tx.tell_here()
     found = await tx.raw.execute(TAKE, parameters)
     return set(await found.fetchall())
 

@@ -14,6 +14,7 @@ from coordinator.campaigns import Campaign, Campaigns
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.leasing import Leasing
+from coordinator.long_poll import LongPoll
 from coordinator.pace import Paces
 from coordinator.policy import CampaignFile, PerspectiveUse
 from coordinator.returns import Acknowledged, ReturnedAnswer, ReturnedFailure, Returns, SignedBatch
@@ -53,8 +54,12 @@ class Engine:
         facts = UnitFacts(db)
         self.trust = Trust(db, self.rng, self.now)
         self.paces = Paces(db, facts, self.now)
-        self.leasing = Leasing(db, self.campaigns, self.scheduler, facts, self.trust, self.paces, self.now)
         self.work = Work(db, self.campaigns, self.now)
+        self.leasing = Leasing(
+            db, self.campaigns, self.scheduler, facts, self.trust, self.paces, self.now, self.work.release
+        )
+        self.long_poll = LongPoll(self.leasing, self.scheduler)
+        db.bell.tapped(self.long_poll.work_is_near)
         self.returns = Returns(db, self.campaigns, facts, self.trust, self.paces, self.now)
 
     def now(self) -> datetime:

@@ -2,7 +2,6 @@
 why a host is given nothing.
 """
 
-import asyncio
 import random
 from collections import Counter
 from types import SimpleNamespace
@@ -212,23 +211,3 @@ def test_a_claim_starts_anywhere_in_the_leading_block():
     assert all(0 <= shuffle < SHUFFLE_RANGE for _, shuffle in starts)
     assert max(s for _, s in starts) > SHUFFLE_RANGE * 0.9
     assert min(s for _, s in starts) < SHUFFLE_RANGE * 0.1
-
-
-async def test_a_new_picture_wakes_all_who_wait():
-    scheduler = _scheduler()
-    waiters = [asyncio.create_task(scheduler.refreshed(60)) for _ in range(3)]
-    await asyncio.sleep(0)
-    scheduler.show([_shelf(1)], CAMPAIGNS)
-    await asyncio.wait_for(asyncio.gather(*waiters), 1)
-
-
-async def test_an_old_picture_wakes_nobody():
-    scheduler = _scheduler(_shelf(1))
-    waiter = asyncio.create_task(scheduler.refreshed(60))
-    done, _ = await asyncio.wait([waiter], timeout=0.01)
-    assert not done
-    waiter.cancel()
-
-
-async def test_waiting_ends_by_itself():
-    await asyncio.wait_for(_scheduler().refreshed(0.001), 1)
