@@ -276,6 +276,26 @@ ORDER BY u.campaign_id, u.perspective_id, u.id
 """
 
 
+async def lonely(tx: Transaction, campaign_id: int, before: datetime, limit: int) -> list[tuple[int, int]]:
+    """Units of a campaign with one live lease alone, had since before then, not locked.
+
+    It reads a part of the campaign's leases, so that it costs little where there are many.
+    """
+    parameters = {"campaign": campaign_id, "before": before, "limit": limit}
+    found = await tx.raw.execute(LONELY, parameters)
+    return [(campaign_id, unit_id) for (unit_id,) in await found.fetchall()]
+
+
+LONELY = """
+SELECT unit_id
+FROM (
+    SELECT unit_id, leased_at FROM leases WHERE campaign_id = %(campaign)s ORDER BY unit_id LIMIT 20000
+) AS l
+GROUP BY unit_id HAVING count(*) = 1 AND max(leased_at) < %(before)s
+LIMIT %(limit)s
+"""
+
+
 async def past(tx: Transaction, keys: Sequence[tuple[int, int]]) -> list[PastLease]:
     """How earlier leases on these units ended without a result, oldest first."""
     cursor = tx.raw.cursor(row_factory=rows_of(PastLease))

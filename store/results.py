@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -191,6 +191,19 @@ SELECT u.content_id, COALESCE(r.answer, convert_from(r.body, 'UTF8')::jsonb)
 FROM (SELECT * FROM results WHERE campaign_id = %(campaign)s ORDER BY unit_id DESC LIMIT %(limit)s * 8) AS r
 JOIN units u ON u.campaign_id = r.campaign_id AND u.id = r.unit_id AND u.perspective_id = %(perspective)s
 LIMIT %(limit)s
+"""
+
+
+async def usual_turnaround(tx: Transaction, campaign_id: int) -> timedelta | None:
+    """The median time from lease to return of the campaign's latest units; None where nothing came back."""
+    found = await tx.raw.execute(USUAL_TURNAROUND, {"campaign": campaign_id})
+    [(usual,)] = await found.fetchall()
+    return usual if isinstance(usual, timedelta) else None
+
+
+USUAL_TURNAROUND = """
+SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY returned_at - leased_at)
+FROM (SELECT * FROM results WHERE campaign_id = %(campaign)s ORDER BY unit_id DESC LIMIT 200) AS latest
 """
 
 

@@ -124,6 +124,8 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
         vitals.WAITING,
         {"campaigns": [1, 2], "perspectives": [1, 1], "tiers": [0, 0], "lanes": [0, 0], "limit": 1000},
     ),
+    "leases.LONELY": (leases.LONELY, {"campaign": 1, "before": NOW, "limit": 500}),
+    "results.USUAL_TURNAROUND": (results.USUAL_TURNAROUND, {"campaign": 1}),
     "results.OF_UNITS": (results.OF_UNITS, KEYS),
     "quotas.JUDGED": (quotas.JUDGED, {"last": 9000, "limit": 10_000, "until": NOW}),
     "quotas.LAPSED": (quotas.LAPSED, {"last": 9000, "limit": 10_000, "until": NOW}),
