@@ -22,14 +22,13 @@ from coordinator.long_poll import LongPoll
 from coordinator.messages import Messages
 from coordinator.pace import Paces
 from coordinator.returns import Returns
-from coordinator.rpc import CoordinatorService
+from coordinator.rpc import CoordinatorService, register
 from coordinator.scheduler import Scheduler
 from coordinator.settings import Settings
 from coordinator.steps import again
 from coordinator.throttle import Throttle
 from coordinator.trust import Trust
 from coordinator.work import Work
-from protos import work_pb2_grpc
 from store.database import Database
 
 STOP_GRACE_S = 5.0
@@ -71,7 +70,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     for refresh in (*(refresh for _, refresh in pictures.values()), look):
         await refresh()
     server = _grpc_server()
-    work_pb2_grpc.add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated
+    register(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(readiness), server)
     port = server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(keys))
     await server.start()

@@ -406,7 +406,7 @@ async def test_a_greedy_host_gets_a_bounded_batch(volunteer: Volunteer, engine: 
     assert len({(unit.unit_id, unit.lane) for unit in leased}) == len(leased)
 
 
-async def test_bytes_that_are_no_message_end_one_call_and_nothing_else(volunteer: Volunteer):
+async def test_bytes_that_are_no_message_are_refused_by_a_code_as_anything_malformed(volunteer: Volunteer):
     # Bytes that end too early, a length beyond every memory, a field that does not exist; no UTF-8 in a text.
     junk = (b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x0f", bytes(1000))
     newcomer = b"\x2a\x02\xff\xfe"  # EnrolRequest.user_name
@@ -414,9 +414,9 @@ async def test_bytes_that_are_no_message_end_one_call_and_nothing_else(volunteer
         raw = volunteer.channel.unary_unary(f"/chorus.v1.Coordinator/{method}")
         for content in junk:
             call = raw(content, metadata=(("chorus-session-bin", volunteer.token),), timeout=20)
-            assert await call.code() != grpc.StatusCode.OK
+            assert dict(await call.trailing_metadata())["chorus-error"] == "INVALID_REQUEST"
     call = volunteer.channel.unary_unary("/chorus.v1.Coordinator/Enrol")(newcomer, timeout=20)
-    assert await call.code() != grpc.StatusCode.OK
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert len(await volunteer.lease()) == 1
 
 
