@@ -1,6 +1,7 @@
 """The log of server processes: one JSON object a line on standard error, with nothing secret in it."""
 
 import logging
+import os
 import re
 import sys
 import time
@@ -35,7 +36,7 @@ _SECRETS = (
 def configure(level: str, *, for_people: bool = False) -> None:
     """Makes this process log so, also what libraries have to say; `level` is a name such as "info".
 
-    With `for_people` its lines are not JSON but for a terminal.
+    With `for_people` its lines are not JSON but for a terminal. Call it before gRPC is imported.
     """
     least = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
@@ -53,6 +54,8 @@ def configure(level: str, *, for_people: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # gRPC's core writes past all of this, a line for every stranger who does not speak TLS.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[_OfLibraries()], force=True)
 
 
