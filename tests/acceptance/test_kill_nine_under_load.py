@@ -4,7 +4,7 @@ CHORUS_LONG_UNITS makes it smaller. To see it red, plant one of these:
 
 - acknowledged before it is durable: `synchronous_commit` to `off` in store/postmaster.py;
 - counted twice: `folded` to `false` where BOOK_SETTLED (store/annotations.py) writes the ledger;
-- stuck: no `shelves.put` in `give_back` (coordinator/settlement.py), so that what lapsed never comes back.
+- stuck: no `replicas.put` in `give_back` (coordinator/settlement.py), so that what lapsed never comes back.
 """
 
 import asyncio
@@ -13,30 +13,21 @@ import os
 import random
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from support import stubborn
+from support import ground, stubborn
 from support.street import PYTHON, Process, Street, kill_one
 from support.waiting import wait_until
 
-from coordinator import campaigns
-from coordinator.clock import now
 from coordinator.keys import keys_of
-from coordinator.policy import CampaignFile, PerspectiveUse, Policy, builtin
+from coordinator.policy import Policy
 from coordinator.settings import Settings
-from protos import signing, work_pb2
-from protos.tier import Tier
-from store import bulk, hosts
-from store.database import Database, Transaction
+from protos import work_pb2
 
 UNITS = int(os.environ.get("CHORUS_LONG_UNITS", "200000"))
 LOADS, HOSTS_A_LOAD = 3, 4
-AT_ONCE = 20_000
-CREDIT = 2.5
 POLICY = Policy(
     replication=2,
     max_voices=5,
@@ -52,39 +43,13 @@ VICTIMS = (
 STEP_S = 300.0
 
 
-async def lay(url: str) -> list[tuple[int, str]]:
-    """A campaign full of units; gives (id, key in hex) of hosts that each have a user of their own."""
-    db = Database.connect(url, pool_size=1)
-    use = PerspectiveUse(perspective="photo_caption", credit=CREDIT)
-    written = CampaignFile(name="long", perspectives=(use,), policy=POLICY)
-    campaign_id = await campaigns.create(db, written, [(use, builtin(use.perspective))], now())
-    for first in range(0, UNITS, AT_ONCE):
-        count = min(AT_ONCE, UNITS - first)
-        fill = partial(bulk.fill, campaign_id=campaign_id, perspective_id=1, first=first, count=count)
-        await db.transaction("fill", partial(fill, now=now()))
-    await bulk.settle_down(db)
-    enrolled = await db.transaction("hosts", _enrol)
-    await db.close()
-    return enrolled
-
-
-async def _enrol(tx: Transaction) -> list[tuple[int, str]]:
-    enrolled = []
-    for number in range(LOADS * HOSTS_A_LOAD):
-        key = Ed25519PrivateKey.generate()
-        user_id = await hosts.ensure_user(tx, f"stubborn-{number}", "volunteer", now())
-        host_id = await hosts.add_host(tx, user_id, "long", signing.public_bytes(key), Tier.G80, now())
-        enrolled.append((host_id, key.private_bytes_raw().hex()))
-    return enrolled
-
-
 class Trial:
     """The campaign, the processes of stubborn hosts that work it off, and the ways to kill a part of it."""
 
     def __init__(self, street: Street, rng: random.Random) -> None:
         self._street = street
         self._rng = rng
-        self._enrolled = asyncio.run(lay(street.database_url))
+        self._enrolled = asyncio.run(ground.lay(street.database_url, UNITS, LOADS * HOSTS_A_LOAD, POLICY))
         self._journals = street.folder / "journals"
         self._journals.mkdir()
         self._loads = {number: self._start(number) for number in range(LOADS)}
