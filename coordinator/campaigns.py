@@ -1,6 +1,7 @@
 """Campaigns in memory: policies, tasks and the cross-check's backgrounds, refreshed from the database."""
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,11 +12,12 @@ from captions.task import Task
 from coordinator.errors import OperatorError
 from coordinator.policy import CampaignFile, PerspectiveUse, Policy, policy_of
 from protos.tier import Tier
-from store import annotations, campaigns, results
+from store import annotations, campaigns, results, users
 from store.campaigns import TaskRow
 from store.database import Database, Transaction
 
 BACKGROUND_ANSWERS = 200
+NOBODY: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class Campaigns:
         self._known: dict[int, Campaign] = {}
         self._tasks: dict[tuple[int, int], CampaignTask] = {}
         self._backgrounds: dict[tuple[int, int], Background] = {}
+        self._targets: dict[int, frozenset[str]] = {}
+        self._target_hosts: frozenset[str] = frozenset()
 
     def need(self, campaign_id: int) -> Campaign:
         """The campaign of this id, which a caller has made known before."""
@@ -107,8 +111,13 @@ class Campaigns:
         """Every one that is known here."""
         return list(self._known.values())
 
+    def targets_of(self, host_id: int, user_id: int) -> frozenset[str]:
+        """What campaigns call this host, its user and its team, of those whom a campaign is only for."""
+        targets = self._targets.get(user_id, NOBODY)
+        return targets | {f"host:{host_id}"} if f"host:{host_id}" in self._target_hosts else targets
+
     async def refresh(self) -> None:
-        """Reads campaigns and tasks from the database."""
+        """Reads campaigns and tasks from the database, and whom some of them are only for."""
 
         async def body(tx: Transaction) -> tuple[list[campaigns.CampaignRow], list[TaskRow]]:
             return await campaigns.all_campaigns(tx), await campaigns.all_tasks(tx)
@@ -128,6 +137,13 @@ class Campaigns:
             )
             for row in campaign_rows
         }
+        wanted = {target for campaign in self._known.values() for target in campaign.policy.only_for}
+        self._target_hosts = frozenset(target for target in wanted if target.startswith("host:"))
+        found = await self._db.transaction("targets", lambda tx: users.named(tx, wanted)) if wanted else []
+        by_user: defaultdict[int, set[str]] = defaultdict(set)
+        for user_id, target in found:
+            by_user[user_id].add(target)
+        self._targets = {user_id: frozenset(targets) for user_id, targets in by_user.items()}
 
     async def background(self, campaign_id: int, perspective_id: int) -> Background:
         """What other images' answers look like; filled from the database when first asked for."""

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -41,12 +41,23 @@ class Policy(BaseModel):
     first_batch: Annotated[int, Field(ge=1, le=256)] = 32
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     models: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = ()
+    only_for: tuple[Annotated[str, Field(pattern=r"^(user:.+|team:.+|host:[0-9]+)$")], ...] = ()
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
 
     @model_validator(mode="after")
     def _voices_suffice(self) -> Self:
         if self.max_voices < self.replication:
             raise ValueError("max_voices must be at least replication")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_suffice(self) -> Self:
+        one_voice_each = [target for target in self.only_for if not target.startswith("team:")]
+        if self.only_for and len(one_voice_each) == len(self.only_for) < self.replication:
+            raise ValueError(
+                f"only_for names {len(self.only_for)} users or hosts, who have one voice each: too few for a "
+                f"replication of {self.replication}"
+            )
         return self
 
     def takes_license(self, license_: str | None) -> bool:
@@ -56,6 +67,10 @@ class Policy(BaseModel):
     def features(self, answer: Mapping[str, Any], perspective: Perspective) -> Features:
         """A checked answer, prepared for the campaign's cross-check."""
         return features(answer, perspective, lexical=self.cross_check == "lexical")
+
+    def is_for(self, targets: Collection[str]) -> bool:
+        """Whether a host that goes by these names may answer; a campaign that is for nobody is for all."""
+        return not self.only_for or any(target in targets for target in self.only_for)
 
     def takes_model(self, model: str) -> bool:
         """Whether a host with this model may answer; a campaign that names no patterns takes any."""

@@ -245,7 +245,8 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             response.retry_ms = allowed.retry_ms
             return
         want, leased = allowed.want, Leased([], 0)
-        ability = Ability(tier, frozenset(request.perspectives), _words(request.model))
+        targets = self.campaigns.targets_of(caller.host_id, caller.user_id)
+        ability = Ability(tier, frozenset(request.perspectives), _words(request.model), targets)
         wait_s = 0.0 if response.acks else min(request.wait_ms / 1000, MAX_WAIT_S)
         try:
             leased = await self.long_poll(caller, ability, want, wait_s)

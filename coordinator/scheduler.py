@@ -19,12 +19,14 @@ KINDS_OF_HOSTS = 1000
 class Ability:
     """What a host can do: the tier that it holds, the names of perspectives (none: any), its model.
 
-    The model is "" where the client does not tell it.
+    The model is "" where the client does not tell it. `targets` are the names by which campaigns that are
+    only for some call it.
     """
 
     tier: Tier
     perspectives: frozenset[str] = frozenset()
     model: str = ""
+    targets: frozenset[str] = frozenset()
 
     def does(self, campaign: Campaign, perspective_id: int) -> bool:
         """Whether it was asked to do this perspective of a campaign."""
@@ -34,14 +36,13 @@ class Ability:
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """What waits for hosts of one ability: shelves by lowness and campaign, best first.
+    """What waits for hosts of one ability: shelves by lowness, commonness and campaign, best first.
 
-    Lowness is a priority, the other way round. Shelves that are equally good lie together.
-
-    `rows` has the highest lane of those that differ by lane alone.
+    Lowness is a priority, the other way round; common is what is for all. Shelves that are equally good lie
+    together. `rows` has the highest lane of those that differ by lane alone.
     """
 
-    groups: dict[tuple[int, int], list[list[Shelf]]]
+    groups: dict[tuple[int, bool, int], list[list[Shelf]]]
     rows: dict[Row, Shelf]
 
 
@@ -63,11 +64,12 @@ class Picture:
         return known
 
     def _fit(self, ability: Ability) -> Fitting:
-        fit: defaultdict[tuple[int, int], list[Shelf]] = defaultdict(list)
+        fit: defaultdict[tuple[int, bool, int], list[Shelf]] = defaultdict(list)
         for shelf in self.shelves:
             campaign = self.campaigns.get(shelf.campaign_id)
             if campaign is not None and _fits(shelf, campaign, ability):
-                fit[-priority_of(shelf.block), shelf.campaign_id].append(shelf)
+                key = (-priority_of(shelf.block), not campaign.policy.only_for, shelf.campaign_id)
+                fit[key].append(shelf)
         return Fitting(
             groups={key: _ranked(shelves) for key, shelves in fit.items()},
             rows={shelf.row: shelf for shelves in fit.values() for shelf in sorted(shelves, key=_lane)},
@@ -76,6 +78,7 @@ class Picture:
     def why_nothing(self, ability: Ability) -> Idle:
         """Why such a host has nothing to do, by the first thing that would have to change."""
         waiting = [(s, c) for s in self.shelves if (c := self.campaigns.get(s.campaign_id)) is not None]
+        waiting = [(s, c) for s, c in waiting if c.policy.is_for(ability.targets)]
         running = [(shelf, campaign) for shelf, campaign in waiting if campaign.running]
         if not running:
             states = {campaign.state for _, campaign in waiting} or {c.state for c in self.campaigns.values()}
@@ -99,6 +102,7 @@ def _lane(shelf: Shelf) -> int:
 def _fits(shelf: Shelf, campaign: Campaign, ability: Ability) -> bool:
     return (
         campaign.running
+        and campaign.policy.is_for(ability.targets)
         and shelf.tier <= ability.tier
         and ability.does(campaign, shelf.perspective_id)
         and campaign.policy.takes_model(ability.model)
@@ -142,14 +146,14 @@ class Scheduler:
     def order(self, ability: Ability, most: int | None = None) -> list[Shelf]:
         """The shelves that such a host can serve, best first, at most so many.
 
-        The highest priority comes first; then the campaign that was served least for its weight; `_ranked`
-        has the order inside.
+        The highest priority comes first; then what is only for such hosts; then the campaign that was served
+        least for its weight. `_ranked` has the order inside.
         """
         return list(islice(self._order(ability), most))
 
     def _order(self, ability: Ability) -> Iterator[Shelf]:
         groups, random_ = self._picture.fitting(ability).groups, self._rng.random
-        for key in sorted(groups, key=lambda key: (key[0], self._served[key[1]], random_())):
+        for key in sorted(groups, key=lambda key: (key[:2], self._served[key[2]], random_())):
             for equal in groups[key]:
                 first = int(random_() * len(equal))  # equally good shelves take turns
                 yield from equal[first:]

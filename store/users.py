@@ -1,5 +1,6 @@
 """People: users and teams."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -95,3 +96,22 @@ async def members(tx: Transaction) -> list[tuple[str, str | None]]:
         .order_by(teams.c.name, users.c.name)
     )
     return [(row[0], row[1]) for row in await tx.sql.execute(statement)]
+
+
+async def named(tx: Transaction, targets: Collection[str]) -> list[tuple[int, str]]:
+    """(user id, target) of users, given as "user:NAME", and of all who are in a team, as "team:NAME"."""
+    names = {
+        kind: [target.partition(":")[2] for target in targets if target.startswith(kind)]
+        for kind in ("user", "team")
+    }
+    found = await tx.raw.execute(NAMED, names)
+    return [tuple(row) for row in await found.fetchall()]
+
+
+NAMED = """
+SELECT id, 'user:' || name FROM users WHERE name = ANY (%(user)s::text[])
+UNION ALL
+SELECT m.user_id, 'team:' || t.name
+FROM teams t JOIN team_members m ON m.team_id = t.id AND m.left_at IS NULL
+WHERE t.name = ANY (%(team)s::text[])
+"""

@@ -179,3 +179,36 @@ async def test_a_host_that_needs_longer_than_the_lease_gets_one_unit_for_so_long
     assert (len(leased.units), leased.lease_s) == (1, 198)
     told = engine.time + timedelta(seconds=leased.lease_s)
     assert await engine.value("SELECT deadline FROM leases") == told
+
+
+async def test_what_is_for_one_user_goes_to_that_users_hosts_first_and_to_nobody_else(engine: Engine) -> None:
+    common = await engine.campaign("common")
+    own = await engine.campaign("own", replication=1, only_for=["user:ana"])
+    ana, ben = await engine.host("ana"), await engine.host("ben")
+    await engine.campaigns.refresh()
+    await engine.images(own, 3)
+    assert await engine.lease(ben) == []
+    assert (await engine.leasing(ben, ANY, 5)).idle is Idle.NO_WORK
+    await engine.images(common, 3)
+    engine.scheduler.served(own.id, 1000)
+    assert {unit.campaign_id for unit in await engine.lease(ana)} == {own.id}
+    assert {unit.campaign_id for unit in await engine.lease(ben)} == {common.id}
+    assert {unit.campaign_id for unit in await engine.lease(ana)} == {common.id}
+
+
+async def test_what_is_for_a_team_or_a_host_goes_to_them_as_they_are_now(engine: Engine) -> None:
+    one, other = await engine.host("one"), await engine.host("other")
+    team = await engine.campaign("team", only_for=["team:museum"])
+    machine = await engine.campaign("machine", replication=1, only_for=[f"host:{other.host_id}"])
+    for campaign in (team, machine):
+        await engine.images(campaign, 2)
+    await engine.fetch("INSERT INTO teams (name, created_at) VALUES ('museum', now()) RETURNING id")
+    joined = (
+        "INSERT INTO team_members (user_id, team_id, joined_at) SELECT %s, id, now() FROM teams RETURNING 1"
+    )
+    assert await engine.lease(one) == []
+    await engine.fetch(joined, one.user_id)
+    await engine.campaigns.refresh()
+    assert {unit.campaign_id for unit in await engine.lease(one)} == {team.id}
+    assert {unit.campaign_id for unit in await engine.lease(other)} == {machine.id}
+    assert await engine.lease(other) == []

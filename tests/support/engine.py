@@ -135,7 +135,8 @@ class Engine:
     ) -> list[LeasedUnit]:
         """Leases by a fresh picture of the shelves."""
         await self.leasing.look_at_shelves()
-        return list((await self.leasing(caller, Ability(tier, **ability), want)).units)
+        targets = self.campaigns.targets_of(caller.host_id, caller.user_id)
+        return list((await self.leasing(caller, Ability(tier, targets=targets, **ability), want)).units)
 
     async def give(self, caller: Caller, answers: dict[Key, str]) -> list[Acknowledged]:
         """Returns captions."""

@@ -117,3 +117,13 @@ def test_a_campaign_takes_only_the_licences_that_it_names():
     assert strict.takes_license("CC0-1.0")
     assert not strict.takes_license("CC-BY-4.0")
     assert not strict.takes_license(None)
+
+
+def test_targets_with_too_few_voices_are_refused():
+    Policy(replication=1, only_for=("user:ana",))
+    Policy(replication=2, only_for=("user:ana", "host:3"))
+    Policy(replication=3, only_for=("team:museum",))
+    with pytest.raises(ValueError, match="too few for a replication of 2"):
+        Policy(replication=2, only_for=("user:ana",))
+    with pytest.raises(ValueError, match="only_for"):
+        Policy(only_for=("ana",))
