@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import ssl
 import tempfile
@@ -25,14 +24,15 @@ from coordinator.policy import Policy
 from protos import signing, work_pb2
 
 pytestmark = pytest.mark.long
-EXAMPLES = int(os.environ.get("CHORUS_FUZZ_EXAMPLES", "1000"))
+HOSTS = 20
 LONGEST_LINE, MOST_LOG = 20_000, 2_000_000
-hostile = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+
+
+def _examples(count: int) -> settings:
+    """So many, which take half a minute at most."""
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=count, deadline=None, database=None, suppress_health_check=slow)
+
 
 THEIR_FAULT = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -54,13 +54,19 @@ def street(open_folder: Path) -> Iterator[Street]:
 
 
 @pytest.fixture(scope="module")
-def host(street: Street) -> Iterator[RawHost]:
-    """A host with a session."""
+def hosts(street: Street) -> Iterator[list[RawHost]]:
+    """So many hosts with sessions that none is parked for its bad answers."""
     policy = Policy(replication=1, max_voices=1, cross_check="lexical", lease_s=3600, max_failures=100)
-    [(host_id, seed)] = asyncio.run(ground.lay(street.database_url, 20_000, 1, policy))
-    host = RawHost(f"127.0.0.1:{street.port}", (street.data / "keys" / "ca.pem").read_bytes(), host_id, seed)
-    yield host
-    host.close()
+    enrolled = asyncio.run(ground.lay(street.database_url, 20_000, HOSTS, policy))
+    address, ca = f"127.0.0.1:{street.port}", (street.data / "keys" / "ca.pem").read_bytes()
+    with contextlib.ExitStack() as open_ones:
+        yield [open_ones.enter_context(RawHost(address, ca, *one)) for one in enrolled]
+
+
+@pytest.fixture(scope="module")
+def host(hosts: list[RawHost]) -> RawHost:
+    """The first of them, which the test of answers leaves alone."""
+    return hosts[0]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -103,7 +109,7 @@ def _impatient(message: Any) -> Any:
 MESSAGES = {method: messages(kind.DESCRIPTOR).map(_impatient) for method, kind in METHODS.items()}
 
 
-@hostile
+@_examples(4000)
 @given(
     called=st.sampled_from(sorted(METHODS)).flatmap(
         lambda method: st.tuples(st.just(method), MESSAGES[method])
@@ -131,7 +137,7 @@ def test_any_message_is_answered(
     _say(host, method, message.SerializeToString(), session)
 
 
-@hostile
+@_examples(4000)
 @given(method=st.sampled_from(sorted(METHODS)), request=st.binary(max_size=300))
 def test_any_bytes_instead_of_a_message_are_answered(host: RawHost, method: str, request: bytes) -> None:
     _say(host, method, request)
@@ -144,9 +150,8 @@ JSON = st.recursive(
 )
 CHARACTERS = st.characters() | st.sampled_from("\x00\ud800\udfff\u202e\ufffe\U0001f600")
 CAPTIONS = st.text(CHARACTERS, min_size=1, max_size=300).map(lambda text: {"caption": f"A red boat {text}"})
-FIT = CAPTIONS.map(lambda answer: json.dumps(answer).encode())
 BODIES = st.one_of(
-    *[FIT] * 6,  # a host that sends little else gets no work soon
+    CAPTIONS.map(lambda answer: json.dumps(answer).encode()),
     CAPTIONS.map(lambda answer: json.dumps(answer, ensure_ascii=False).encode("utf-8", "surrogatepass")),
     st.builds(lambda value: json.dumps({"caption": value}).encode(), JSON),
     JSON.map(lambda value: json.dumps(value).encode()),
@@ -163,9 +168,12 @@ ANSWERS = st.builds(
 )
 
 
-@hostile
-@given(answers=st.lists(ANSWERS, min_size=1, max_size=8))
-def test_any_answer_to_a_leased_unit_is_acknowledged(host: RawHost, answers: list[Any]) -> None:
+@_examples(1000)
+@given(answers=st.lists(ANSWERS, min_size=1, max_size=8), turn=st.integers(1, HOSTS - 1))
+def test_any_answer_to_a_leased_unit_is_acknowledged(
+    hosts: list[RawHost], answers: list[Any], turn: int
+) -> None:
+    host = hosts[turn]
     asked = work_pb2.WorkRequest(want=len(answers), tier="80g")
     leased = work_pb2.WorkResponse.FromString(_say(host, "Work", asked.SerializeToString())).lease.units
     assert leased, "the host gets no work"
@@ -215,7 +223,7 @@ STREAMS = st.one_of(
 )
 
 
-@hostile
+@_examples(1500)
 @given(door=st.sampled_from(("work", "images", "metrics")), tls=st.booleans(), sent=STREAMS)
 def test_any_stream_at_any_port_is_survived(street: Street, door: str, tls: bool, sent: bytes) -> None:
     port = {"work": street.port, "images": street.images_port, "metrics": street.metrics_port}[door]

@@ -1,6 +1,6 @@
 """Messages of any form for the wire, and a host that sends bytes instead of messages."""
 
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -59,8 +59,10 @@ class RawHost:
         answer = self.call("OpenSession", request.SerializeToString(), b"")
         return bytes(work_pb2.OpenSessionResponse.FromString(answer).session_token)
 
-    def close(self) -> None:
-        """Hangs up."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._channel.close()
 
     def challenge(self) -> bytes:
