@@ -99,19 +99,23 @@ def demo(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="What to measure: engine.")] = "engine",
+    what: Annotated[str, typer.Argument(help="What to measure: engine or idle.")] = "engine",
     quick: Annotated[bool, typer.Option(help="Small and short.")] = False,
     keep: Annotated[
         Path | None, typer.Option(help="Folder in which the bench's databases are made, and kept.")
     ] = None,
 ) -> None:
     """Measure this machine: a table, and JSON as the last line."""
-    from chorus.bench import engine
+    from chorus.bench import engine, idle
     from chorus.operator import give_up
 
-    if what != "engine":
-        give_up("bench_unknown", f"There is no bench '{what}'. There is: engine.")
-    engine.run(quick=quick, keep=keep)
+    match what:
+        case "engine":
+            engine.run(quick=quick, keep=keep)
+        case "idle":
+            idle.run(quick=quick)
+        case _:
+            give_up("bench_unknown", f"There is no bench '{what}'. There are: engine, idle.")
 
 
 def main() -> None:
