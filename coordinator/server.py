@@ -122,6 +122,7 @@ def _grpc_server() -> grpc.aio.Server:
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.tsi.max_frame_size", 4096),  # of the buffers of a connection, which wait with it
         ]
     )
 

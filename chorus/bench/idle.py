@@ -24,7 +24,7 @@ from store import bulk
 from store.database import Database, Transaction
 
 PROCESSES = 2
-WAIT_MS = 60_000
+WAIT_MS = 120_000  # the longest that is granted
 SETTLE_S = 3.0
 APART_S = 0.25
 
