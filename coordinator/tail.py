@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from coordinator.lifecycle import UnitState
 from coordinator.policy import policy_of
-from coordinator.settlement import Key, by_unit, replica
+from coordinator.settlement import LANES, Key, by_unit, replica
 from store import campaigns, leases, replicas, results, shelves
 from store.database import Database, Transaction
 from store.replicas import Replica
@@ -69,6 +69,6 @@ def _spare_lanes(rows: SituationRows, waiting: set[Key], before: datetime, most:
         if unit.state != UnitState.OPEN or key in waiting or len(held) != 1 or held[0].leased_at >= before:
             continue
         lane = 1 + max([held[0].lane, *(voice.lane for voice in voices[key])])
-        if lane <= most:
+        if lane <= min(most + unit.extra_voices, LANES - 1):
             born.append(replica(unit, lane))
     return born

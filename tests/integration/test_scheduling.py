@@ -212,3 +212,20 @@ async def test_what_is_for_a_team_or_a_host_goes_to_them_as_they_are_now(engine:
     assert {unit.campaign_id for unit in await engine.lease(one)} == {team.id}
     assert {unit.campaign_id for unit in await engine.lease(other)} == {machine.id}
     assert await engine.lease(other) == []
+
+
+async def test_two_hosts_of_a_user_who_ask_at_once_do_not_get_two_lanes_of_a_unit(engine: Engine) -> None:
+    campaign = await engine.campaign(replication=2)
+    await engine.images(campaign, 1)
+    first, second = await engine.host(), await engine.host()
+    units = [(host, unit) for host in (first, second) for unit in await engine.lease(host)]
+    for host, unit in units:
+        await engine.work.release(host, [key_of(unit)], "client_stopped")
+    twins = [await engine.host("ana"), await engine.host("ana")]
+    await engine.leasing.look_at_shelves()
+    order = engine.scheduler.order(ANY)
+    assert [shelf.lane for shelf in order] == [1, 0]
+    asks = [engine.leasing._ask(twin, ANY, lambda _row: 1, order) for twin in twins]
+    hands = await engine.leasing._together(asks)
+    assert sorted(len(hand.held) for hand in hands) == [0, 1]
+    assert await engine.value("SELECT count(*) FROM ready") == 1

@@ -154,3 +154,13 @@ def test_an_idle_host_always_gets_something_and_no_host_more_than_fits(acts: lis
                 host.time += timedelta(seconds=size)
         hand = host.paces._in_hand.get(HOST)
         assert host.room() >= (0 if hand and hand.batches else 1)
+
+
+def test_a_host_that_was_away_with_what_it_held_is_not_measured_by_that():
+    host = Host()
+    host.batch(1)
+    host.lease(10)
+    host.time += timedelta(hours=9)
+    host.held.clear()
+    host.batch(1)
+    assert host.room() == 50
