@@ -100,7 +100,10 @@ class Trial:
 
     def await_end(self) -> None:
         """Waits until nothing is left to do for anybody."""
-        wait_until(lambda: self._answers(UNDONE) == 0, STEP_S, pause_s=1)
+        try:
+            wait_until(lambda: self._undone() == {}, STEP_S, pause_s=1)
+        except AssertionError as error:
+            raise AssertionError(f"stuck: {self._undone()}") from error
         paths = list(self._journals.iterdir())
         wait_until(lambda: not any(stubborn.unacknowledged(path) for path in paths), STEP_S, pause_s=1)
 
@@ -119,22 +122,24 @@ class Trial:
             for promise, broken in PROMISES.items():
                 assert connection.execute(broken).fetchmany(5) == [], promise
 
-    def _answers(self, sql: str) -> object:
-        """The statement's one value; None while the database is away."""
+    def _undone(self) -> dict[str, int] | None:
+        """How many rows say that something is left to do, by table; None while the database is away."""
         with contextlib.suppress(psycopg.OperationalError):
-            return self._street.rows(sql)[0][0]
+            [counts] = self._street.rows(UNDONE)
+            return {name: count for name, count in zip(TABLES, counts, strict=True) if count}
         return None
 
 
+TABLES = ("units", "ready", "leases", "settled", "ledger")
 UNDONE = """
-SELECT (EXISTS (SELECT FROM units WHERE state = 'open') OR EXISTS (SELECT FROM settled)
-        OR EXISTS (SELECT FROM leases) OR EXISTS (SELECT FROM ledger WHERE NOT folded))::int
+SELECT (SELECT count(*) FROM units WHERE state = 'open'), (SELECT count(*) FROM ready),
+       (SELECT count(*) FROM leases), (SELECT count(*) FROM settled),
+       (SELECT count(*) FROM ledger WHERE NOT folded)
 """
 
 # What would break each promise.
 PROMISES = {
     "every unit is accepted, since every host is honest": "SELECT * FROM units WHERE state <> 'accepted'",
-    "nothing waits for anybody": "SELECT * FROM ready",
     "every unit has one annotation": """
         SELECT u.id, count(a.id)
         FROM units u LEFT JOIN annotations a ON a.campaign_id = u.campaign_id AND a.unit_id = u.id

@@ -145,7 +145,7 @@ class Stubborn:
     async def _exchange(self) -> None:
         batch = self._random.choice((64, 96, 128))
         sent = dict(list(self._held.items())[:batch])
-        request = work_pb2.WorkRequest(results=sent.values(), want=batch, tier="80g")
+        request = work_pb2.WorkRequest(results=sent.values(), want=batch, tier="80g", wait_ms=500)
         if sent:
             request.signature = self._key.sign(signing.result_batch(self._id, list(sent)))
         response = await self._stub.Work(request, metadata=self._metadata, timeout=CALL_S)
