@@ -55,7 +55,7 @@ class Policy(BaseModel):
         one_voice_each = [target for target in self.only_for if not target.startswith("team:")]
         if self.only_for and len(one_voice_each) == len(self.only_for) < self.replication:
             raise ValueError(
-                f"only_for names too few users or hosts, who have one voice each, for a "
+                "only_for names too few users or hosts, who have one voice each, for a "
                 f"replication of {self.replication}"
             )
         return self

@@ -123,7 +123,7 @@ def test_targets_with_too_few_voices_are_refused():
     Policy(replication=1, only_for=("user:ana",))
     Policy(replication=2, only_for=("user:ana", "host:3"))
     Policy(replication=3, only_for=("team:museum",))
-    with pytest.raises(ValueError, match="too few users or hosts, .* for a replication of 2"):
+    with pytest.raises(ValueError, match=r"too few users or hosts, .* for a replication of 2"):
         Policy(replication=2, only_for=("user:ana",))
     with pytest.raises(ValueError, match="only_for"):
         Policy(only_for=("ana",))
