@@ -44,6 +44,7 @@ def configure(level: str, *, for_people: bool = False) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            _name_error,
             structlog.processors.format_exc_info,
             Sparing(),
             redact,
@@ -57,6 +58,18 @@ def configure(level: str, *, for_people: bool = False) -> None:
     # gRPC's core writes past all of this, a line for every stranger who does not speak TLS.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=max(least, logging.WARNING), handlers=[_OfLibraries()], force=True)
+
+
+def _name_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Says in `error` what an exception is: its trace may be cut before it comes to that."""
+    error = sys.exc_info()[1] if event.get("exc_info") is True else event.get("exc_info")
+    if isinstance(error, BaseException):
+        event.setdefault("error", _in_a_line(error))
+    return event
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -116,10 +129,17 @@ class Sparing:
 
 
 class _OfLibraries(logging.Handler):
-    """What libraries log becomes one line each; the first of an exception says enough."""
+    """What libraries log becomes one line each; the first of an exception says enough.
+
+    The event is the message before anything is put into it, so that it can be told from others and counted.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        words = {} if error is None else {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        told = structlog.get_logger().bind(logger=record.name, **words)
-        told.log(record.levelno, record.getMessage().partition("\n")[0])
+        words = {"message": _first_line(record.getMessage())} if record.args else {}
+        if record.exc_info and record.exc_info[1] is not None:
+            words["error"] = _in_a_line(record.exc_info[1])
+        structlog.get_logger().log(record.levelno, _first_line(str(record.msg)), logger=record.name, **words)
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]

@@ -166,6 +166,35 @@ def test_a_librarys_exception_becomes_one_line_without_its_trace(written: io.Str
     assert "Traceback" not in written.getvalue()
 
 
+def test_a_librarys_flood_is_cut_whatever_is_put_into_its_message(written: io.StringIO):
+    for number in range(3 * LINES_OF_AN_EVENT):
+        logging.getLogger("psycopg").warning(
+            "error ignored terminating %s", f"<AsyncPipeline at {number:#x}>"
+        )
+    lines = list(map(json.loads, written.getvalue().splitlines()))
+    assert len(lines) == LINES_OF_AN_EVENT
+    assert lines[1]["event"] == "error ignored terminating %s"
+    assert lines[1]["message"] == "error ignored terminating <AsyncPipeline at 0x1>"
+
+
+def test_what_an_exception_says_is_told_however_long_its_trace_is(written: io.StringIO):
+    def deep(calls: int) -> None:
+        if calls == 0:
+            raise ValueError("the disk is full\nand more")
+        try:
+            deep(calls - 1)
+        except ValueError as error:
+            raise ValueError("the disk is full\nand more") from error
+
+    try:
+        deep(50)
+    except ValueError:
+        structlog.get_logger().exception("call_failed")
+    [line] = map(json.loads, written.getvalue().splitlines())
+    assert "characters)" in line["exception"]
+    assert line["error"] == "ValueError: the disk is full"
+
+
 def test_our_own_exception_is_logged_with_its_trace_and_what_is_bound(written: io.StringIO):
     with structlog.contextvars.bound_contextvars(host_id=7):
         try:
