@@ -32,6 +32,7 @@ from coordinator.work import Work
 from store.database import Database
 
 STOP_GRACE_S = 5.0
+DATABASE_PATIENCE_S = 20.0
 MAX_MESSAGE = 8 * 1024 * 1024
 
 
@@ -40,6 +41,7 @@ async def work_server(settings: Settings, database_url: str) -> AsyncIterator[in
     """Serves work while the context lasts; gives the port."""
     keys = keys_of(settings)
     db = Database.connect(database_url, pool_size=settings.pool)
+    await db.await_server(DATABASE_PATIENCE_S)
     service, leasing, trust = _service(settings, db, keys)
     long_poll = service.long_poll
     db.bell.tapped(long_poll.work_is_near)

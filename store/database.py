@@ -26,6 +26,7 @@ BY_INDEX = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off
 # No transaction of ours may hold locks or an old snapshot for long, whatever became of its process.
 LIMITS = "-c idle_in_transaction_session_timeout=30s -c statement_timeout=60s -c transaction_timeout=120s"
 SLOW_S = 1.0
+KNOCK_S = 0.5
 CLOSE_S = 5.0
 RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
@@ -155,6 +156,21 @@ class Database:
             raise DatabaseError(
                 "database_too_old", f"Chorus needs PostgreSQL 17 or newer; this server is {found}."
             )
+
+    async def await_server(self, patience_s: float) -> None:
+        """Waits until the server lets us in: it may be starting, or recovering from a crash.
+
+        Raises DatabaseError as `check_server` does; "database_unreachable" only after `patience_s`.
+        """
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                return await self.check_server()
+            except DatabaseError as error:
+                if error.code != "database_unreachable" or time.monotonic() > end:
+                    raise
+                log.warning("database_awaited", error=str(error))
+            await asyncio.sleep(KNOCK_S)
 
     async def close(self) -> None:
         """Closes every connection, once the transactions under way have ended, for CLOSE_S at most."""

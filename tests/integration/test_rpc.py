@@ -396,6 +396,25 @@ async def test_figures_at_their_limits_are_stored(volunteer: Volunteer, engine: 
     assert await engine.value("SELECT max(elapsed_ms) FROM results") == 2**31 - 1
 
 
+async def test_a_server_that_starts_while_the_database_recovers_waits_for_it(
+    settings: Settings, engine: Engine, postgres: str, database_url: str
+):
+    name = await engine.value("SELECT current_database()")
+    async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as operator:
+        await operator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        with structlog.testing.capture_logs() as said:
+            serving = work_server(settings, database_url)
+            started = asyncio.create_task(serving.__aenter__())
+            async with asyncio.timeout(20):
+                while not any(line["event"] == "database_awaited" for line in said):  # noqa: ASYNC110 (a list)
+                    await asyncio.sleep(0.01)
+            assert not started.done()
+            await operator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+            async with _channel(settings, await started) as channel:
+                assert (await Volunteer(channel).call("Challenge", work_pb2.ChallengeRequest())).challenge
+            await serving.__aexit__(None, None, None)
+
+
 async def test_a_greedy_host_gets_a_bounded_batch(volunteer: Volunteer, engine: Engine):
     await engine.images(engine.campaigns.running()[0], MAX_WANT + 50)
     leased: list[work_pb2.Unit] = []
