@@ -16,7 +16,7 @@ import structlog
 from volunteer_client.api import Coordinator, Images, RejectedError
 from volunteer_client.backoff import Backoff
 from volunteer_client.configure import ConfigureError, Home
-from volunteer_client.conversation import Conversation, Wish
+from volunteer_client.conversation import LONG_POLL_MS, Conversation, Wish
 from volunteer_client.engine import Engine
 from volunteer_client.holdings import Holdings
 from volunteer_client.queue import Queue
@@ -25,6 +25,8 @@ from volunteer_client.stats import Stats
 from volunteer_client.workers import Endpoint, SetupError, Workers
 
 Log = structlog.typing.FilteringBoundLogger
+
+IMPATIENT_POLL_MS = 3_000  # of a client that is to end when there is nothing to do
 
 EXIT_DONE = 0
 EXIT_SETUP = 2
@@ -104,7 +106,15 @@ async def run(home: Home, settings: Settings, log: Log) -> int:
                 engine, images, holdings, stats, endpoint, image_backoff=Backoff(random), log=log
             )
             conversation = Conversation(
-                coordinator, enrolment, holdings, stats, wish, random=random, log=log, on_stop=workers.abort
+                coordinator,
+                enrolment,
+                holdings,
+                stats,
+                wish,
+                random=random,
+                log=log,
+                on_stop=workers.abort,
+                poll_ms=LONG_POLL_MS if settings.exit_when_idle_s is None else IMPATIENT_POLL_MS,
             )
             log.info("starting", host=enrolment.host_id, user=enrolment.user_name, model=settings.model)
             client = Client(

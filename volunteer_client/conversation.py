@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import structlog
 
@@ -17,7 +18,8 @@ from volunteer_client.queue import RESULTS_A_CALL, Call
 from volunteer_client.stats import Stats
 
 # A call that finds no work is held so long by the coordinator, and only while nothing else needs the line.
-LONG_POLL_MS = 3000
+LONG_POLL_MS = 120_000
+PROMPT_S = 1.0  # after which a call that may be held is held
 LEAST_POLL_S = 0.2
 HAND_BACK_S = 15.0
 HELD_A_CALL = 4096
@@ -70,6 +72,7 @@ class Conversation:
         random: Random,
         log: structlog.typing.FilteringBoundLogger,
         on_stop: Callable[[Sequence[Ref]], None],
+        poll_ms: int = LONG_POLL_MS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._coordinator = coordinator
@@ -81,6 +84,7 @@ class Conversation:
         self._random = random
         self._log = log
         self._on_stop = on_stop
+        self._poll_ms = poll_ms
         self._sleep = sleep
         self._away = Backoff(random)
         self._unfit = Backoff(random)
@@ -93,10 +97,9 @@ class Conversation:
         """Returns, leases and releases, for ever. Raises RejectedError at a refusal."""
         while True:
             await self._release_pending()
-            now, rate = self._holdings.clock(), self._stats.rate(self._wish.concurrency)
-            call = self._queue.plan(now, rate)
+            call = self._planned()
             if call is None and not self._may_have_forgotten:
-                await self._holdings.changed.wait(self._queue.wake_in(now, rate))
+                await self._holdings.changed.wait(self._queue.wake_in(self._holdings.clock(), self._rate()))
                 continue
             self._is_calling = True
             try:
@@ -107,6 +110,12 @@ class Conversation:
             finally:
                 self._is_calling = False
                 self._holdings.changed.beat()
+
+    def _planned(self) -> Call | None:
+        return self._queue.plan(self._holdings.clock(), self._rate())
+
+    def _rate(self) -> float | None:
+        return self._stats.rate(self._wish.concurrency)
 
     async def renewing(self) -> None:
         """Keeps leases alive while units are held, and drops those that the coordinator takes back."""
@@ -182,14 +191,20 @@ class Conversation:
     async def _exchange(self, call: Call) -> None:
         """One Work call and all that follows from its answer. Raises AwayError or RejectedError."""
         results = [self._holdings.results[ref] for ref in call.returns]
-        response = await self._coordinator.work(
-            results,
-            want=call.want,
-            tier=self._wish.tier,
-            perspectives=self._wish.perspectives,
-            model=self._wish.model,
-            wait_ms=0 if self._queue.refs() else LONG_POLL_MS,
+        wait_ms = 0 if self._queue.refs() else self._poll_ms
+        asking = asyncio.ensure_future(
+            self._coordinator.work(
+                results,
+                want=call.want,
+                tier=self._wish.tier,
+                perspectives=self._wish.perspectives,
+                model=self._wish.model,
+                wait_ms=wait_ms,
+            )
         )
+        if wait_ms and not await self._while_wanted(asking):
+            return
+        response = await asking
         settled = await self._absorb_acks(call.returns, response.acks)
         if settled < len(call.returns):
             raise AwayError("UNAVAILABLE", "the coordinator did not acknowledge every result")
@@ -203,6 +218,28 @@ class Conversation:
             await self._absorb_lease(response.lease)
         elif call.want:
             self._absorb_idleness(response)
+
+    async def _while_wanted(self, asking: "asyncio.Future[work_pb2.WorkResponse]") -> bool:
+        """Waits for the answer to a call that may be held; hangs up, and says False, once no work is wanted.
+
+        Whatever the coordinator may just have leased then goes back to its shelf.
+        """
+        try:
+            await asyncio.wait({asking}, timeout=PROMPT_S)
+            self._is_calling = asking.done()  # a call that only waits is no cause to stay
+            self._holdings.changed.beat()
+            while not asking.done():
+                change: asyncio.Future[Any] = asyncio.ensure_future(self._holdings.changed.wait(None))
+                both: set[asyncio.Future[Any]] = {asking, change}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                if self._planned() is None and not asking.done():
+                    return False
+            return True
+        finally:
+            if not asking.done():
+                asking.cancel()
+                self._may_have_forgotten = True
 
     async def _absorb_acks(self, sent: Sequence[Ref], acks: Iterable[work_pb2.Ack]) -> int:
         waiting = set(sent)
