@@ -171,13 +171,19 @@ async def fold(tx: Transaction, limit: int, half_lives: HalfLives) -> int:
     return 0 if row is None else int(row[0])
 
 
-def _fading(since: str, until: str, *half_lives: str) -> str:
-    """What is left at `until` of 1 that was at `since`, a column for each half-life; it never underflows."""
+def fading(since: str, until: str, *half_lives: str) -> str:
+    """What is left at `until` of 1 that was at `since`, a column for each half-life; in the end 0."""
     age = f"extract(epoch FROM {until} - {since})::float8"
+    lives = {name: f"{age} / %({name})s::float8" for name in half_lives}
     return ", ".join(
-        f"power(0.5::float8, LEAST({age} / %({half_life})s::float8, 1000)) AS {half_life}"
-        for half_life in half_lives
+        f"CASE WHEN {many} > 100 THEN 0 ELSE power(0.5::float8, {many}) END AS {name}"
+        for name, many in lives.items()
     )
+
+
+def faded(sum_: str, share: str) -> str:
+    """What is left of a sum. PostgreSQL refuses a product too small to be told from nothing: here it is 0."""
+    return f"CASE WHEN abs({sum_}) < 1e-30 THEN 0 ELSE {sum_} * {share} END"
 
 
 _LATER = "GREATEST(s.as_of, excluded.as_of)"
@@ -189,7 +195,7 @@ SUMMED_UP = f"""
 dated AS (
     SELECT *, max(at) OVER () AS as_of FROM entries
 ), faded AS (
-    SELECT *, {_fading("at", "as_of", "month", "hour", "week")} FROM dated
+    SELECT *, {fading("at", "as_of", "month", "hour", "week")} FROM dated
 ), sums AS (
     SELECT host_id, campaign_id, perspective_id, model,
            COALESCE(sum(sign) FILTER (WHERE judgement = 'agreed'), 0) AS agreed,
@@ -214,13 +220,14 @@ dated AS (
         failed = s.failed + excluded.failed, unchecked = s.unchecked + excluded.unchecked,
         credit = s.credit + excluded.credit,
         (month_agreed, month_disagreed, month_failed, hour_agreed, hour_disagreed) = (
-            SELECT s.month_agreed * was.month + excluded.month_agreed * came.month,
-                   s.month_disagreed * was.month + excluded.month_disagreed * came.month,
-                   s.month_failed * was.month + excluded.month_failed * came.month,
-                   s.hour_agreed * was.hour + excluded.hour_agreed * came.hour,
-                   s.hour_disagreed * was.hour + excluded.hour_disagreed * came.hour
-            FROM (SELECT {_fading("s.as_of", _LATER, "month", "hour")}) AS was,
-                 (SELECT {_fading("excluded.as_of", _LATER, "month", "hour")}) AS came),
+            SELECT {faded("s.month_agreed", "was.month")} + {faded("excluded.month_agreed", "came.month")},
+                   {faded("s.month_disagreed", "was.month")}
+                   + {faded("excluded.month_disagreed", "came.month")},
+                   {faded("s.month_failed", "was.month")} + {faded("excluded.month_failed", "came.month")},
+                   {faded("s.hour_agreed", "was.hour")} + {faded("excluded.hour_agreed", "came.hour")},
+                   {faded("s.hour_disagreed", "was.hour")} + {faded("excluded.hour_disagreed", "came.hour")}
+            FROM (SELECT {fading("s.as_of", _LATER, "month", "hour")}) AS was,
+                 (SELECT {fading("excluded.as_of", _LATER, "month", "hour")}) AS came),
         as_of = {_LATER}, folded_at = GREATEST(s.folded_at, excluded.folded_at)
 ), credited AS (
     SELECT user_id, host_id, at, sum(sign) AS results, sum(credit) AS credit,
@@ -243,9 +250,9 @@ dated AS (
     ON CONFLICT (owner, owner_id) DO UPDATE
     SET results = s.results + excluded.results, credit = s.credit + excluded.credit,
         week_credit = (
-            SELECT s.week_credit * was.week + excluded.week_credit * came.week
-            FROM (SELECT {_fading("s.as_of", _LATER, "week")}) AS was,
-                 (SELECT {_fading("excluded.as_of", _LATER, "week")}) AS came),
+            SELECT {faded("s.week_credit", "was.week")} + {faded("excluded.week_credit", "came.week")}
+            FROM (SELECT {fading("s.as_of", _LATER, "week")}) AS was,
+                 (SELECT {fading("excluded.as_of", _LATER, "week")}) AS came),
         as_of = {_LATER}
 )
 """  # noqa: S608 (constants of this module)

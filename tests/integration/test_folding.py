@@ -20,21 +20,19 @@ INSERT INTO ledger (campaign_id, unit_id, user_id, host_id, perspective_id, mode
                     created_at, reversed, reversal_of)
 VALUES (1, %s, %s, %s, 1, %s, %s, %s, %s, %s, %s)
 """
-SUMS = """
+SUMS = f"""
 SELECT host_id, model, agreed, disagreed, failed, unchecked, credit,
-       month_agreed * month AS month_agreed, month_disagreed * month AS month_disagreed,
-       month_failed * month AS month_failed, hour_agreed * hour AS hour_agreed,
-       hour_disagreed * hour AS hour_disagreed
-FROM standings CROSS JOIN LATERAL (SELECT extract(epoch FROM %(end)s - as_of)::float8 AS age) AS a
-CROSS JOIN LATERAL (SELECT power(0.5::float8, LEAST(age / %(month)s, 1000)) AS month,
-                           power(0.5::float8, LEAST(age / %(hour)s, 1000)) AS hour) AS f
+       {ledger.faded("month_agreed", "month")}, {ledger.faded("month_disagreed", "month")},
+       {ledger.faded("month_failed", "month")}, {ledger.faded("hour_agreed", "hour")},
+       {ledger.faded("hour_disagreed", "hour")}
+FROM standings CROSS JOIN LATERAL (SELECT {ledger.fading("as_of", "%(end)s", "month", "hour")}) AS f
 ORDER BY 1, 2
-"""
-TOTALS = """
+"""  # noqa: S608 (constants of the store)
+TOTALS = f"""
 SELECT owner, owner_id, results, credit,
-       week_credit * power(0.5::float8, extract(epoch FROM %(end)s - as_of)::float8 / %(week)s)
-FROM credit_totals ORDER BY 1, 2
-"""
+       {ledger.faded("week_credit", "week")}
+FROM credit_totals CROSS JOIN LATERAL (SELECT {ledger.fading("as_of", "%(end)s", "week")}) AS f ORDER BY 1, 2
+"""  # noqa: S608 (constants of the store)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def test_the_environment_sets_every_field(monkeypatch: pytest.MonkeyPatch):
         "drain_s": 1.5,
         "log_level": "debug",
         "keep_past_leases_days": 0.5,
+        "host_cap": 7,
     }
     assert set(wanted) == set(Settings.model_fields)
     for name, value in wanted.items():
