@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from rich import box
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -230,4 +231,4 @@ def _cell(name: str, value: str | float | datetime | None) -> str:
         case int() | float() if name == "done":
             return f"{value:.0%}"
         case _:
-            return str(value)
+            return escape(str(value))

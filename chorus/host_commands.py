@@ -44,12 +44,13 @@ def list_hosts(
 def _print_hosts(shown: list[tuple["ListedHost", str]], cap: int) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from protos.tier import Tier
 
     if not shown:
-        print("There is no such host.")
+        print("There is no such host yet: invite volunteers with chorus admin invite.")
         return
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("id", "user", "host", "tier", "state", "holds", "may hold", "parked until (UTC)"):
@@ -59,7 +60,7 @@ def _print_hosts(shown: list[tuple["ListedHost", str]], cap: int) -> None:
         until = f"{host.parked_until.astimezone(UTC):%Y-%m-%d %H:%M}" if host.parked_until else ""
         tier = Tier(host.tier_cap).label
         figures = (str(host.held), may_hold, until if state == "parked" else "")
-        table.add_row(str(host.id), host.user, host.name, tier, state, *figures)
+        table.add_row(str(host.id), escape(host.user), escape(host.name), tier, state, *figures)
     Console().print(table)
 
 

@@ -46,6 +46,7 @@ def list_messages(data: Data = None, database_url: DatabaseUrl = None) -> None:
     """Show the messages that stand, the coordinator's own too."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from chorus.operator import open_database, run, settings_from
@@ -75,7 +76,7 @@ def list_messages(data: Data = None, database_url: DatabaseUrl = None) -> None:
             else "all"
         )
         until = f"{message.until.astimezone(UTC):%Y-%m-%d %H:%M}"
-        table.add_row(str(message.id), to, until, message.code, message.text)
+        table.add_row(str(message.id), escape(to), until, message.code, escape(message.text))
     Console().print(table)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,6 +103,11 @@ class Campaigns:
         if campaign_id not in self._known:
             await self.refresh()
         return self._known.get(campaign_id)
+
+    async def know(self, campaign_ids: Collection[int]) -> None:
+        """Reads the campaigns from the database, once, where one of these is not known here."""
+        if not self._known.keys() >= set(campaign_ids):
+            await self.refresh()
 
     def running(self) -> list[Campaign]:
         """Those that hand out work."""

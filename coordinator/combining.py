@@ -23,8 +23,9 @@ class Combiner(Generic[T, R]):
 
     An item alone is run at once where nothing runs. Those that come meanwhile wait and then run together, up
     to `capacity` in weight; beside another run they start once they weigh a quarter of that. Where a run of
-    several fails, each is run again alone, so that one call's fault is its own. `name` is theirs on the
-    metrics page.
+    several fails, each is run again alone, so that one call's fault is its own. While calls come in company,
+    a run waits until `linger_s` after the last one's begin, so that more of them share it. `name` is theirs
+    on the metrics page.
     """
 
     def __init__(
@@ -34,11 +35,15 @@ class Combiner(Generic[T, R]):
         *,
         lanes: int,
         capacity: int,
+        linger_s: float = 0.0,
     ) -> None:
         self._size = metrics.GROUPS.labels(name)
         self._together = together
         self._free = lanes
         self._capacity = capacity
+        self._linger_s = linger_s
+        self._began, self._company = 0.0, 0
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[_Waiting[T, R]] = []
         self._runs: set[asyncio.Task[None]] = set()
 
@@ -50,11 +55,29 @@ class Combiner(Generic[T, R]):
         return await waiting.done
 
     def _start(self) -> None:
-        while self._free and self._waiting and (not self._runs or self._weight() >= self._capacity // 4):
+        while self._free and self._waiting:
+            if self._weight() < self._capacity // 4 and (self._runs or self._lingers()):
+                return
             self._free -= 1
-            run = asyncio.create_task(self._run(self._take()))
+            batch = self._take()
+            self._began, self._company = asyncio.get_running_loop().time(), len(batch)
+            run = asyncio.create_task(self._run(batch))
             self._runs.add(run)
             run.add_done_callback(self._ended)
+
+    def _lingers(self) -> bool:
+        """Whether the next run is to wait for more calls; begins it when they have had their time."""
+        loop = asyncio.get_running_loop()
+        left = self._began + self._linger_s - loop.time()
+        if left <= 0 or self._company + len(self._waiting) <= 2:
+            return False
+        if self._timer is None:
+            self._timer = loop.call_later(left, self._time_is_up)
+        return True
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._start()
 
     def _weight(self) -> int:
         return sum(waiting.weight for waiting in self._waiting)

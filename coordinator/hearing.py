@@ -46,10 +46,6 @@ class Hearing:
         self.facts = facts
         self._heard: dict[bytes, Features] = {}
 
-    def __getitem__(self, digest: bytes) -> Features:
-        """An answer that was kept, or recalled in this transaction."""
-        return self._heard[digest]
-
     async def read(self, answers: Sequence[tuple[Key, bytes, bytes]]) -> Readings:
         """Reads answers (unit, hash, body) against their tasks, before any lock is held."""
         facts = await self.facts.of([key for key, _, _ in answers])
@@ -73,22 +69,26 @@ class Hearing:
 
     async def recall(
         self, tx: Transaction, units: Mapping[Key, LockedUnit], voices: Mapping[Key, Sequence[VoiceRow]]
-    ) -> None:
-        """Makes sure that every stored voice which may be compared was heard here, or is now."""
-        unheard = {
-            voice.hash: voice
-            for key, unit in units.items()
-            for voice in voices[key]
-            if voice.hash not in self._heard
-            and (unit.state == UnitState.OPEN or voice.user_id == unit.canonical_user_id)
-        }
+    ) -> dict[bytes, Features]:
+        """The features of every stored voice that may be compared, by hash; those not heard here are read."""
+        heard: dict[bytes, Features] = {}
+        unheard: dict[bytes, VoiceRow] = {}
+        for key, unit in units.items():
+            for voice in voices[key]:
+                if unit.state == UnitState.OPEN or voice.user_id == unit.canonical_user_id:
+                    known = self._heard.get(voice.hash)
+                    if known is None:
+                        unheard[voice.hash] = voice
+                    else:
+                        heard[voice.hash] = known
         if not unheard:
-            return
+            return heard
         for digest, answer in (await results.answers(tx, list(unheard.values()))).items():
             unit = units[unheard[digest].campaign_id, unheard[digest].unit_id]
             campaign = self.campaigns.need(unit.campaign_id)
             perspective = campaign.tasks[unit.perspective_id].task.perspective
-            self._heard[digest] = campaign.policy.features(answer, perspective)
+            heard[digest] = campaign.policy.features(answer, perspective)
+        return heard
 
     def keep(self, readings: Iterable[Reading]) -> None:
         """Feeds stored answers to their backgrounds, and remembers them for when the next voice comes."""

@@ -31,6 +31,7 @@ CAPACITY = 512  # replicas that share one transaction
 SPENT = timedelta(minutes=1)  # after which blocks that held nothing for a user are looked at again
 BARREN = timedelta(seconds=5)  # for which a shelf that held nothing for a user comes last for it
 REMEMBERED = 20_000
+LINGER_S = 0.02
 
 Place = tuple[int, int, int, int]
 """A shelf without its leading block: (campaign id, perspective id, tier, lane)."""
@@ -145,7 +146,7 @@ class Leasing:
         self._trails = Trails()
         self._spent: dict[tuple[int, Place], tuple[int, int, datetime]] = {}
         self._barren: dict[int, dict[Place, datetime]] = {}
-        self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY)
+        self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY, linger_s=LINGER_S)
         self._alone = Combiner("lease", self._together, lanes=LANES, capacity=1)
 
     async def look_at_shelves(self) -> None:

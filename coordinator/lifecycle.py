@@ -106,7 +106,7 @@ def receive(claim: Claim, result_hash: bytes) -> Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """How often a unit may fail, and how often it may be leased without an answer, before it is given up."""
+    """How often a unit may fail, and how often its leases may fail or lapse, before it is given up."""
 
     failures: int
     attempts: int
@@ -115,9 +115,10 @@ class Caps:
 def given_up(endings: Mapping[LeaseEnding, int], caps: Caps) -> str | None:
     """The reason to exhaust a unit whose leases ended so, or None while it may be tried again.
 
-    The test is strictly greater-than: a cap of 0 failures gives a unit up at its first.
+    The test is strictly greater-than: a cap of 0 failures gives a unit up at its first. A release says
+    nothing of the unit: whoever draws and releases all day gives none up.
     """
-    if endings.get(LeaseEnding.FAILED, 0) > caps.failures:
+    failed = endings.get(LeaseEnding.FAILED, 0)
+    if failed > caps.failures:
         return "too_many_failures"
-    without_answer = sum(count for ending, count in endings.items() if ending.puts_back)
-    return "too_many_attempts" if without_answer > caps.attempts else None
+    return "too_many_attempts" if failed + endings.get(LeaseEnding.EXPIRED, 0) > caps.attempts else None

@@ -33,6 +33,7 @@ class Policy(BaseModel):
     cross_check: Literal["default", "lexical"] = "default"
     spot_check: Annotated[float, Field(ge=0, le=1)] = 0.1
     lease_s: Annotated[int, Field(ge=5, le=7 * 86_400)] = 900
+    max_hold_s: Annotated[int, Field(ge=5, le=60 * 86_400)] = 86_400
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     moderation: Literal["none", "all"] = "none"

@@ -42,6 +42,7 @@ from store.units import LockedUnit
 LANES = 3  # return transactions at once, per process
 CAPACITY = 512  # results that share one transaction
 IDS_AT_ONCE = 500
+LINGER_S = 0.02
 
 
 class ReturnedAnswer(NamedTuple):
@@ -100,6 +101,7 @@ class _Situation:
     live: Mapping[Key, list[Lease]]
     past: Mapping[Key, list[PastLease]]
     voices: Mapping[Key, list[VoiceRow]]
+    heard: Mapping[bytes, Features]
 
 
 @dataclass(slots=True)
@@ -137,7 +139,7 @@ class Returns:
         self._clock = clock
         self._ids: list[int] = []
         self._hearing = Hearing(campaigns, facts)
-        self._combined = Combiner("return", self._together, lanes=LANES, capacity=CAPACITY)
+        self._combined = Combiner("return", self._together, lanes=LANES, capacity=CAPACITY, linger_s=LINGER_S)
 
     async def __call__(
         self, caller: Caller, items: Sequence[Returned], batch: SignedBatch
@@ -164,13 +166,10 @@ class Returns:
 
         async def body(tx: Transaction) -> _Outcome:
             rows = await lock_and_read(tx, keys)
-            situation = _Situation(
-                {(unit.campaign_id, unit.id): unit for unit in rows.units},
-                by_unit(rows.live),
-                by_unit(rows.past),
-                by_unit(rows.voices),
-            )
-            await self._hearing.recall(tx, situation.units, situation.voices)
+            locked = {(unit.campaign_id, unit.id): unit for unit in rows.units}
+            voices = by_unit(rows.voices)
+            heard = await self._hearing.recall(tx, locked, voices)
+            situation = _Situation(locked, by_unit(rows.live), by_unit(rows.past), voices, heard)
             outcome = _Outcome()
             for one in returns:
                 _decide(one, readings, situation, outcome)
@@ -196,14 +195,13 @@ class Returns:
         await shelves.guard_users(tx, {row.user_id for row in stored if row.leased_at is None})
         await leases.answered(tx, [(row.campaign_id, row.unit_id, row.user_id) for row in stored])
         await replicas.remove(tx, _filled_places(situation, stored))
-        await give_back(tx, outcome.ended, situation.units, self._campaigns, now)
         ends, wider, entries = [], [], [_failure(situation, ended) for ended in outcome.ended]
         for key, rows in outcome.rows.items():
             unit, voices = situation.units[key], situation.voices[key]
             if unit.state != UnitState.OPEN:
-                entries += self._stragglers(unit, rows, readings, voices)
+                entries += self._stragglers(unit, rows, readings, situation)
                 continue
-            match self._judge(unit, rows, readings, voices, outcome.alone):
+            match self._judge(unit, rows, readings, situation, outcome.alone):
                 case Settled() as settled:
                     ends.append((unit, settled))
                     outcome.settled += [voice.hash for voice in voices] + [row.hash for row in rows]
@@ -212,6 +210,11 @@ class Returns:
                     replication = self._campaigns.need(key[0]).policy.replication
                     wider.append(Wanted(unit, count, answered, replication))
         await settle(tx, ends, now)
+        locked = dict(situation.units)
+        for unit, end in ends:
+            locked[unit.campaign_id, unit.id] = unit._replace(state=end.state.value)
+        lost = await give_back(tx, outcome.ended, locked, self._campaigns, now)
+        wider = [one for one in wider if (one.unit.campaign_id, one.unit.id) not in lost]
         await widen(tx, wider)
         tell_verdicts(tx, self._campaigns, ends, [one.unit for one in wider])
         await ledger.add(tx, entries, now)
@@ -221,12 +224,13 @@ class Returns:
         unit: LockedUnit,
         rows: Sequence[NewResult],
         readings: Readings,
-        earlier: Sequence[VoiceRow],
+        situation: _Situation,
         alone: Set[bytes],
     ) -> Settled | MoreWanted:
         reading = readings[(unit.campaign_id, unit.id), rows[0].hash]
+        earlier = situation.voices[unit.campaign_id, unit.id]
         heard: list[tuple[VoiceRow | NewResult, Features]] = [
-            (voice, self._hearing[voice.hash]) for voice in earlier if not voice.late
+            (voice, situation.heard[voice.hash]) for voice in earlier if not voice.late
         ]
         for row in rows:
             words = readings[(unit.campaign_id, unit.id), row.hash].features
@@ -241,9 +245,10 @@ class Returns:
         return validation.judge(voices, unit.content_id, reading.background, quorum)
 
     def _stragglers(
-        self, unit: LockedUnit, rows: Sequence[NewResult], readings: Readings, voices: Sequence[VoiceRow]
+        self, unit: LockedUnit, rows: Sequence[NewResult], readings: Readings, situation: _Situation
     ) -> list[Entry]:
         """Late answers are judged against the canonical one, and earn or lose standing by it."""
+        voices = situation.voices[unit.campaign_id, unit.id]
         canonical = next((v for v in voices if v.user_id == unit.canonical_user_id), None)
         if canonical is None:
             return []
@@ -255,7 +260,7 @@ class Returns:
             if reading.features is not None:
                 agrees = validation.agrees_with_canonical(
                     reading.features,
-                    self._hearing[canonical.hash],
+                    situation.heard[canonical.hash],
                     unit.content_id,
                     reading.background,
                     campaign.policy.quorum,

@@ -37,6 +37,8 @@ from store.database import Database
 MAX_RESULTS = 256
 MAX_WANT = 256
 MAX_REFS = 4096
+MAX_PERSPECTIVES = 64
+MAX_NAME = 65  # of a perspective, and one more: what is longer names none
 MAX_WAIT_S = 120.0
 MAX_WORDS = 300
 
@@ -245,8 +247,14 @@ class CoordinatorService(work_pb2_grpc.CoordinatorServicer):
             response.retry_ms = allowed.retry_ms
             return
         want, leased = allowed.want, Leased([], 0)
+        if len(request.perspectives) > MAX_PERSPECTIVES:
+            raise CallRefused(
+                work_pb2.INVALID_REQUEST, f"A call names {MAX_PERSPECTIVES} perspectives at most."
+            )
         targets = self.campaigns.targets_of(caller.host_id, caller.user_id)
-        ability = Ability(tier, frozenset(request.perspectives), _words(request.model), targets)
+        ability = Ability(
+            tier, frozenset(name[:MAX_NAME] for name in request.perspectives), _words(request.model), targets
+        )
         wait_s = 0.0 if response.acks else min(request.wait_ms / 1000, MAX_WAIT_S)
         try:
             leased = await self.long_poll(caller, ability, want, wait_s)

@@ -59,7 +59,7 @@ class Picture:
         known = self._known.get(ability)
         if known is None:
             if len(self._known) >= KINDS_OF_HOSTS:
-                self._known.clear()
+                del self._known[next(iter(self._known))]
             known = self._known[ability] = self._fit(ability)
         return known
 

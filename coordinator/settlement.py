@@ -140,10 +140,13 @@ async def give_back(
     locked: Mapping[Key, LockedUnit],
     campaigns: Campaigns,
     now: datetime,
-) -> None:
-    """Ends leases of locked units; replicas of open units return to their shelves, unless a cap is passed."""
+) -> set[Key]:
+    """Ends leases of locked units; replicas of open units return to their shelves, unless a cap is passed.
+
+    Gives the units that are given up.
+    """
     if not ended:
-        return
+        return set()
     endings = [
         Ending(e.lease.campaign_id, e.lease.unit_id, e.lease.lane, e.ending.value, e.detail) for e in ended
     ]
@@ -169,6 +172,7 @@ async def give_back(
     await settle(tx, lost, now)
     tell_verdicts(tx, campaigns, lost)
     tx.on_commit.append(lambda: _tell_endings(ended))
+    return {(unit.campaign_id, unit.id) for unit, _ in lost}
 
 
 def _tell_endings(ended: Sequence[EndedLease]) -> None:

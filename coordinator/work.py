@@ -21,6 +21,7 @@ from store.database import Database, Transaction
 from store.leases import Lease
 from store.pulse import is_steady
 from store.shelves import LeasedUnit
+from store.units import LockedUnit
 
 RESENT_AT_ONCE = 256
 
@@ -51,34 +52,36 @@ class Work:
         self._clock = clock
 
     async def renew(self, caller: Caller, keys: Sequence[Key]) -> Renewed:
-        """Extends the caller's leases on open units."""
-        found = [await self._campaigns.find(campaign_id) for campaign_id in {key[0] for key in keys}]
-        lease_s = min((campaign.policy.lease_s for campaign in found if campaign is not None), default=0)
-        deadline = self._clock() + timedelta(seconds=lease_s)
+        """Extends the caller's leases on open units, until they are as old as their campaign lets them be."""
+        await self._campaigns.know({key[0] for key in keys})
 
         async def body(tx: Transaction) -> set[Key]:
             locked = await units.lock(tx, sorted(set(keys)))
-            wanted = [(unit.campaign_id, unit.id) for unit in locked if unit.state == UnitState.OPEN]
-            return await leases.renew(tx, caller.host_id, wanted, deadline)
+            return await self._extend(tx, caller, locked)
 
         moved = await self._db.transaction("renew", body)
-        return Renewed(moved, lease_s)
+        told = {self._campaigns.need(campaign_id).policy.lease_s for campaign_id, _ in moved}
+        return Renewed(moved, min(told, default=0))
+
+    async def _extend(self, tx: Transaction, caller: Caller, locked: Sequence[LockedUnit]) -> set[Key]:
+        """Gives the caller's leases on those of these units that are open a full term from now."""
+        wanted = [(unit.campaign_id, unit.id) for unit in locked if unit.state == UnitState.OPEN]
+        moved: set[Key] = set()
+        for campaign_id, keys in groupby(wanted, key=itemgetter(0)):
+            policy = self._campaigns.need(campaign_id).policy
+            term, longest = timedelta(seconds=policy.lease_s), timedelta(seconds=policy.max_hold_s)
+            moved |= await leases.renew(tx, caller.host_id, list(keys), self._clock(), term, longest)
+        return moved
 
     async def resume(self, caller: Caller, held: Collection[Key]) -> Resumed:
         """Sends the caller again what it holds here and has forgotten, for a full lease from now."""
         live = await self._db.transaction("held", lambda tx: leases.of_host(tx, caller.host_id))
         forgotten = sorted(live.difference(held))
-        some, now = forgotten[:RESENT_AT_ONCE], self._clock()
-        for campaign_id in {key[0] for key in some}:
-            await self._campaigns.find(campaign_id)
+        some = forgotten[:RESENT_AT_ONCE]
+        await self._campaigns.know({key[0] for key in some})
 
         async def body(tx: Transaction) -> list[LeasedUnit]:
-            locked = await units.lock(tx, some)
-            wanted = [(unit.campaign_id, unit.id) for unit in locked if unit.state == UnitState.OPEN]
-            moved: set[Key] = set()
-            for campaign_id, keys in groupby(wanted, key=itemgetter(0)):
-                deadline = now + timedelta(seconds=self._campaigns.need(campaign_id).policy.lease_s)
-                moved |= await leases.renew(tx, caller.host_id, list(keys), deadline)
+            moved = await self._extend(tx, caller, await units.lock(tx, some))
             return await leases.told_again(tx, caller.host_id, sorted(moved))
 
         again = await self._db.transaction("resume", body) if some else []
@@ -137,8 +140,7 @@ class Work:
     ) -> int:
         if not keys:
             return 0
-        for campaign_id in {key[0] for key in keys}:
-            await self._campaigns.find(campaign_id)
+        await self._campaigns.know({key[0] for key in keys})
 
         async def body(tx: Transaction) -> int:
             locked = {(unit.campaign_id, unit.id): unit for unit in await units.lock(tx, keys)}

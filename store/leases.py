@@ -155,17 +155,27 @@ SELECT campaign_id, unit_id, lane, host_id, user_id, leased_at, %(now)s, ending,
 
 
 async def renew(
-    tx: Transaction, host_id: int, keys: Sequence[tuple[int, int]], deadline: datetime
+    tx: Transaction,
+    host_id: int,
+    keys: Sequence[tuple[int, int]],
+    now: datetime,
+    term: timedelta,
+    longest: timedelta,
 ) -> set[tuple[int, int]]:
-    """Moves the deadline of this host's leases on these locked units; gives those that it moved."""
-    found = await tx.raw.execute(RENEW, {**key_columns(keys), "host": host_id, "deadline": deadline})
+    """Gives this host's leases on these locked units a `term` from now, if they have not more; gives which.
+
+    None goes on beyond `longest` after it was leased; one that is so old already is left as it is.
+    """
+    times = {"now": now, "deadline": now + term, "longest": longest}
+    found = await tx.raw.execute(RENEW, {**key_columns(keys), "host": host_id, **times})
     return {(campaign_id, unit_id) for campaign_id, unit_id in await found.fetchall()}
 
 
 RENEW = """
-UPDATE leases l SET deadline = %(deadline)s
+UPDATE leases l SET deadline = GREATEST(l.deadline, LEAST(%(deadline)s, l.leased_at + %(longest)s))
 FROM unnest(%(campaigns)b::int[], %(units)b::bigint[]) AS held (campaign_id, unit_id)
 WHERE l.campaign_id = held.campaign_id AND l.unit_id = held.unit_id AND l.host_id = %(host)s
+  AND l.leased_at + %(longest)s > %(now)s
 RETURNING l.campaign_id, l.unit_id
 """
 

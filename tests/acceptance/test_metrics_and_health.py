@@ -232,4 +232,4 @@ async def test_an_undecodable_message_is_one_line_in_the_log(servers: Servers, d
             await work(b"\xff\xff\xff\xff")
     lines = child.log_file.read_text().splitlines()[before:]
     assert len(lines) == 1
-    assert json.loads(lines[0])["level"] == "error"
+    assert json.loads(lines[0])["level"] == "info"

@@ -96,6 +96,7 @@ LEASES = {
 PAGE = {"campaign": 1, "states": ["open"], "reason": None, "after": 0, "last": 2**63 - 1, "page": 5000}
 PLACE = {"campaign_id": [1], "perspective_id": [1], "tier": [0], "lane": [0], "block": [3]}
 
+DAY = timedelta(days=1)
 LIVES = {"month": 2e6, "hour": 3600.0, "week": 6e5}
 
 STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -111,7 +112,7 @@ STATEMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "units.SETTLE": (units.SETTLE, KEYS | VERDICTS),
     "leases.OF_UNITS": (leases.OF_UNITS, KEYS),
     "leases.ANSWERED": (leases.ANSWERED, KEYS | {"users": [7] * len(KEYS["units"])}),
-    "leases.RENEW": (leases.RENEW, KEYS | {"host": 7, "deadline": NOW}),
+    "leases.RENEW": (leases.RENEW, KEYS | {"host": 7, "now": NOW, "deadline": NOW, "longest": DAY}),
     "leases.EXPIRED": (leases.EXPIRED, {"now": NOW, "limit": 2000}),
     "leases.OF_HOST": (leases.OF_HOST, {"host": 7}),
     "leases.TOLD_AGAIN": (leases.TOLD_AGAIN, KEYS | {"host": 7}),

@@ -175,7 +175,7 @@ async def test_no_jobs_transaction_grows_with_its_backlog(watched: Watched, monk
     monkeypatch.setattr(upkeep, "BATCH", step)
     monkeypatch.setattr(housekeeping, "STEP", step)
     engine = Engine(watched)
-    await engine.images(await engine.campaign(lease_s=60), images)
+    await engine.images(await engine.campaign(lease_s=60, first_batch=256), images)
     for caller in (await engine.host(), await engine.host()):
         for _ in range(0, images // 2, 100):
             units = await engine.lease(caller, want=100)
@@ -190,6 +190,7 @@ async def test_no_jobs_transaction_grows_with_its_backlog(watched: Watched, monk
     await engine.db.transaction(
         "backlog", lambda tx: tx.raw.execute(BACKLOG, {"old": engine.now() - timedelta(days=31)})
     )
+    await engine.db.transaction("backlog", lambda tx: tx.raw.execute("UPDATE ledger SET folded = false"))
     del watched.written["backlog"]
     for job in jobs(watched, engine.work, engine.now, KEEP):
         await job.run()

@@ -126,8 +126,9 @@ async def test_a_lapsed_lease_of_a_trusted_host_leaves_the_unit_a_way_forward(en
     leased = await engine.lease(ann, want=5)
     engine.pass_time(10_000)
     await engine.upkeep()
-    for _ in range(2):
-        await _work(engine, await engine.host(), 1000)
+    for other in (await engine.host(), await engine.host()):
+        while await _work(engine, other, 1000):
+            pass
     ids = [unit.id for unit in leased]
     assert await engine.fetch("SELECT DISTINCT state FROM units WHERE id = ANY(%s)", ids) == [("accepted",)]
 

@@ -371,3 +371,45 @@ async def test_a_replication_of_one_believes_whoever_answers(engine: Engine):
 
     assert await _state(engine) == "accepted"
     assert await engine.value("SELECT count(*) FROM annotations") == 1
+
+
+async def test_two_hosts_that_renew_for_ever_do_not_hold_a_unit_for_ever(engine: Engine):
+    await engine.images(await engine.campaign(lease_s=60, max_hold_s=600), 1)
+    holders = [await engine.host(), await engine.host()]
+    [unit], _ = [await engine.lease(holder) for holder in holders]
+    for _ in range(16):
+        engine.pass_time(40)
+        for holder in holders:
+            await engine.work.renew(holder, [key_of(unit)])
+        await engine.upkeep()
+    assert len(await engine.lease(await engine.host())) == 1
+
+
+async def test_whoever_leases_and_releases_all_day_exhausts_nothing(engine: Engine):
+    await engine.images(await engine.campaign(max_attempts=1), 1)
+    idler, worker = await engine.host(), await engine.host()
+    for _ in range(5):
+        [unit] = await engine.lease(idler)
+        await engine.work.release(idler, [key_of(unit)], "again")
+    assert len(await engine.lease(worker)) == 1
+    assert await engine.value("SELECT state FROM units") == "open"
+
+
+async def test_a_failure_and_an_answer_together_that_give_a_unit_up_still_judge_the_answer(engine: Engine):
+    """The last failure that a unit may have comes in the transaction of the answer that settles it."""
+    await engine.images(await engine.campaign(replication=2, max_voices=3, max_failures=0), 1)
+    first, second, third = [await engine.host() for _ in range(3)]
+    [unit] = await engine.lease(first)
+    await engine.lease(second)
+    await engine.give(first, {key_of(unit): caption(5)})
+    await engine.fetch(
+        "INSERT INTO leases SELECT campaign_id, unit_id, 2, %s, %s, leased_at, deadline, false FROM leases"
+        " RETURNING 1",
+        third.host_id,
+        third.user_id,
+    )
+    [[acked], [failed]] = await asyncio.gather(
+        engine.give(second, {key_of(unit): caption(5)}), engine.fail(third, [key_of(unit)])
+    )
+    assert (acked.receipt, failed.receipt) == (Receipt.COUNTED, Receipt.FAILURE)
+    assert await engine.value("SELECT state FROM units") == "accepted"

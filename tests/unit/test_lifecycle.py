@@ -111,10 +111,14 @@ def test_a_cap_of_no_failures_gives_a_unit_up_at_its_first():
     assert given_up({LeaseEnding.FAILED: 1}, Caps(failures=1, attempts=20)) is None
 
 
-def test_time_outs_and_releases_are_attempts_but_no_failures():
-    endings = {LeaseEnding.EXPIRED: 2, LeaseEnding.RELEASED: 2}
+def test_time_outs_are_attempts_but_no_failures():
+    endings = {LeaseEnding.EXPIRED: 4}
     assert given_up(endings, Caps(failures=0, attempts=4)) is None
     assert given_up(endings, Caps(failures=0, attempts=3)) == "too_many_attempts"
+
+
+def test_a_volunteer_who_draws_and_releases_all_day_gives_no_unit_up():
+    assert given_up({LeaseEnding.RELEASED: 10_000}, Caps(failures=0, attempts=1)) is None
 
 
 @given(ENDINGS, CAPS)
