@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 from coordinator import metrics
 
+LINGER_S = 0.04  # by which calls in company may be held up to share a transaction
+
 T = TypeVar("T")
 R = TypeVar("R")
 

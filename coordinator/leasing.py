@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from coordinator.campaigns import Campaigns
-from coordinator.combining import Combiner
+from coordinator.combining import LINGER_S, Combiner
 from coordinator.facts import UnitFacts
 from coordinator.identity import Caller
 from coordinator.idle import Idle
@@ -31,7 +31,6 @@ CAPACITY = 512  # replicas that share one transaction
 SPENT = timedelta(minutes=1)  # after which blocks that held nothing for a user are looked at again
 BARREN = timedelta(seconds=5)  # for which a shelf that held nothing for a user comes last for it
 REMEMBERED = 20_000
-LINGER_S = 0.02
 
 Place = tuple[int, int, int, int]
 """A shelf without its leading block: (campaign id, perspective id, tier, lane)."""

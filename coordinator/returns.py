@@ -10,7 +10,7 @@ from captions.agreement import Features
 from captions.consensus import Voice
 from coordinator import validation
 from coordinator.campaigns import Campaigns
-from coordinator.combining import Combiner
+from coordinator.combining import LINGER_S, Combiner
 from coordinator.evidence import LOUDEST
 from coordinator.facts import UnitFacts
 from coordinator.hearing import Hearing, Reading, Readings
@@ -42,7 +42,6 @@ from store.units import LockedUnit
 LANES = 3  # return transactions at once, per process
 CAPACITY = 512  # results that share one transaction
 IDS_AT_ONCE = 500
-LINGER_S = 0.02
 
 
 class ReturnedAnswer(NamedTuple):

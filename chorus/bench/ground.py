@@ -92,6 +92,7 @@ async def _fill(db: Database, campaign_id: int, perspective_id: int, units: int)
 
         async def body(tx: Transaction, first: int = first, count: int = count) -> None:
             await bulk.fill(tx, campaign_id, perspective_id, first, count, now())
+            tx.tell_everyone()
 
         await db.transaction("fill", body)
 
