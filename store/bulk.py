@@ -80,7 +80,9 @@ WITH given AS (
     FROM unnest(%(units)b::bigint[], %(bodies)b::bytea[]) AS a (unit_id, body), hosts h WHERE h.id = %(host)s
     RETURNING unit_id
 )
-UPDATE ready SET lane = 1 WHERE campaign_id = %(campaign)s AND unit_id IN (SELECT unit_id FROM given)
+UPDATE ready SET lane = 1
+-- IS TRUE keeps it a hashed lookup.
+WHERE campaign_id = %(campaign)s AND (unit_id IN (SELECT unit_id FROM given)) IS TRUE
 """
 
 

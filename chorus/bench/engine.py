@@ -53,12 +53,15 @@ def _batches(size: Size) -> list[Case]:
 
 
 def _growth() -> list[Case]:
-    """Each does the same work, 16,384 results, with more and more units behind it, or harder ones."""
+    """The same work with more and more units behind it, and harder work.
+
+    On many shelves a unit waits longer for its second answer: the harder cases run until that evens out.
+    """
     plain = [Case(f"waiting_{units}", 128, 16, units, 600.0, results=16_384) for units in GROWTH]
     return [
         *plain,
-        Case("many_shelves", 128, 16, 1_000_000, 600.0, results=16_384, campaigns=20, perspectives=8),
-        Case("dominant_volunteer", 128, 16, 1_000_000, 600.0, results=16_384, answered=100_000),
+        Case("many_shelves", 128, 16, 1_000_000, 600.0, results=131_072, campaigns=20, perspectives=8),
+        Case("dominant_volunteer", 128, 16, 1_000_000, 600.0, results=65_536, answered=100_000),
     ]
 
 
