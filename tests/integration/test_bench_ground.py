@@ -4,7 +4,7 @@ import pytest
 
 from chorus.bench import ground
 from chorus.bench.ground import Case
-from store.database import Database
+from store.database import Database, Transaction
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ async def test_units_wait_where_a_case_says(db: Database, case: Case, waiting: l
     laid = await ground.lay(case, db)
     assert (len(laid.campaigns), len(laid.hosts)) == (case.campaigns, case.hosts)
 
-    async def shelves(tx) -> list[tuple[int, int, int]]:
+    async def shelves(tx: Transaction) -> list[tuple[int, int, int]]:
         found = await tx.raw.execute(
             "SELECT campaign_id, lane, count(*) FROM ready GROUP BY 1, 2 ORDER BY 1, 2"
         )
