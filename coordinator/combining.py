@@ -21,7 +21,7 @@ class _Waiting(Generic[T, R]):
 
 
 class Combiner(Generic[T, R]):
-    """Runs `together` on one or many items at a time, at most `lanes` times at once.
+    """Runs `together` on one or many items at a time, at most `at_once` runs at a time.
 
     An item alone is run at once where nothing runs. Those that come meanwhile wait and then run together, up
     to `capacity` in weight; beside another run they start once they weigh a quarter of that. Where a run of
@@ -35,13 +35,13 @@ class Combiner(Generic[T, R]):
         name: str,
         together: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         *,
-        lanes: int,
+        at_once: int,
         capacity: int,
         linger_s: float = 0.0,
     ) -> None:
         self._size = metrics.GROUPS.labels(name)
         self._together = together
-        self._free = lanes
+        self._free = at_once
         self._capacity = capacity
         self._linger_s = linger_s
         self._began, self._company = 0.0, 0

@@ -26,7 +26,7 @@ from store.shelves import SHUFFLE_RANGE, Candidate, LeasedUnit, NewLease, Row, S
 
 SHELVES_PER_CALL = 8
 BLOCKS_PER_DRAW = 4
-LANES = 2  # lease transactions at once, per process
+AT_ONCE = 2  # lease transactions at once, per process
 CAPACITY = 512  # replicas that share one transaction
 SPENT = timedelta(minutes=1)  # after which blocks that held nothing for a user are looked at again
 BARREN = timedelta(seconds=5)  # for which a shelf that held nothing for a user comes last for it
@@ -145,8 +145,10 @@ class Leasing:
         self._trails = Trails()
         self._spent: dict[tuple[int, Place], tuple[int, int, datetime]] = {}
         self._barren: dict[int, dict[Place, datetime]] = {}
-        self._combined = Combiner("lease", self._together, lanes=LANES, capacity=CAPACITY, linger_s=LINGER_S)
-        self._alone = Combiner("lease", self._together, lanes=LANES, capacity=1)
+        self._combined = Combiner(
+            "lease", self._together, at_once=AT_ONCE, capacity=CAPACITY, linger_s=LINGER_S
+        )
+        self._alone = Combiner("lease", self._together, at_once=AT_ONCE, capacity=1)
 
     async def look_at_shelves(self) -> None:
         """Gives the scheduler a new picture of what waits."""

@@ -13,6 +13,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 REDACTED = "[redacted]"
 LONGEST = 4000  # characters of one value
+IDS_TOLD = 20  # in one line
 LINES_OF_AN_EVENT, WINDOW_S = 50, 10.0
 
 _NAMES = "pass(?:word|wd)?|token|secret|api[_-]?key|authorization|cookie|mac|sig(?:nature)?|private[_-]?key"

@@ -22,7 +22,7 @@ class LongPoll:
         self._leasing = leasing
         self._scheduler = scheduler
         self._room = WaitingRoom(self._promises)
-        self._looks = Combiner("look", self._look, lanes=1, capacity=LOOKS_SHARED)
+        self._looks = Combiner("look", self._look, at_once=1, capacity=LOOKS_SHARED)
         self._waiting_of: Counter[int] = Counter()
         self.lookout = Lookout()
 

@@ -39,7 +39,7 @@ from store.results import NewResult, NewReturn, VoiceRow
 from store.situation import lock_and_read
 from store.units import LockedUnit
 
-LANES = 3  # return transactions at once, per process
+AT_ONCE = 3  # return transactions at once, per process
 CAPACITY = 512  # results that share one transaction
 IDS_AT_ONCE = 500
 
@@ -138,7 +138,9 @@ class Returns:
         self._clock = clock
         self._ids: list[int] = []
         self._hearing = Hearing(campaigns, facts)
-        self._combined = Combiner("return", self._together, lanes=LANES, capacity=CAPACITY, linger_s=LINGER_S)
+        self._combined = Combiner(
+            "return", self._together, at_once=AT_ONCE, capacity=CAPACITY, linger_s=LINGER_S
+        )
 
     async def __call__(
         self, caller: Caller, items: Sequence[Returned], batch: SignedBatch

@@ -21,6 +21,7 @@ from coordinator.images import ImageUrls
 from coordinator.keys import Keys
 from coordinator.leasing import Leased
 from coordinator.lifecycle import Receipt
+from coordinator.logs import IDS_TOLD
 from coordinator.long_poll import LongPoll
 from coordinator.messages import Messages
 from coordinator.pace import Paces
@@ -64,7 +65,6 @@ _STATUS = {
 
 # These come of sessions that end in their time; the others are somebody's mistake.
 _ROUTINE = {work_pb2.SESSION_INVALID, work_pb2.CHALLENGE_INVALID}
-IDS_TOLD = 20  # in one line of the log
 
 Method = Callable[["CoordinatorService", Request, Context[Any, Any]], Awaitable[Response]]
 

@@ -11,6 +11,7 @@ import structlog
 from coordinator import metrics, validation
 from coordinator.campaigns import Campaigns
 from coordinator.lifecycle import Caps, LeaseEnding, UnitState, given_up
+from coordinator.logs import IDS_TOLD
 from coordinator.validation import Settled
 from store import leases, replicas, units
 from store.database import Transaction
@@ -23,7 +24,6 @@ Key = tuple[int, int]
 
 LANES = 32
 
-IDS_TOLD = 20  # in one line of the log
 
 log = structlog.get_logger("settlement")
 

@@ -45,7 +45,7 @@ def caption(unit_id: int, replica: int) -> str:
 
 
 class _Choices:
-    """Choices that follow from a text: as good as random, and a tenth of the cost of a seeded generator."""
+    """Choices that follow from a text: as good as random, and cheaper to begin than a seeded generator."""
 
     def __init__(self, seed: str) -> None:
         self._left = int.from_bytes(hashlib.sha256(seed.encode()).digest())

@@ -159,6 +159,16 @@ async def test_a_message_is_shown_once_however_often_the_client_starts(
     assert shown == [["Thanks  [2J all."], []]
 
 
+async def test_the_first_interrupt_ends_a_client_that_only_waits(
+    counterpart: Counterpart, model: Model, home: Home
+):
+    counterpart.hang_on = "Work"
+    async with client_process(home, model) as process:
+        await counterpart.until(lambda: counterpart.calls["Work"] == 1)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 60) == 0  # it would wait for two minutes
+
+
 async def test_the_first_interrupt_finishes_what_is_held(counterpart: Counterpart, model: Model, home: Home):
     counterpart.add_units(50)
     model.allowed = asyncio.Semaphore(0)

@@ -297,3 +297,17 @@ async def test_a_call_is_told_of_nothing_when_its_time_is_over(engine: Engine):
     call = waiting(engine, await engine.host(), wait_s=0.01)
     assert await arrived(call) == 0
     assert engine.long_poll.waiting == 0
+
+
+@pytest.mark.usefixtures("no_polls")
+async def test_a_host_waits_with_two_calls_and_more_are_answered_at_once(engine: Engine):
+    await engine.campaign()
+    busy, other = await engine.host(), await engine.host()
+    async with served(engine):
+        held = [waiting(engine, busy), waiting(engine, busy)]
+        await settled(engine, 2)
+        assert await arrived(waiting(engine, busy)) == 0
+        held.append(waiting(engine, other))
+        await settled(engine, 3)
+        engine.long_poll.end()
+        await asyncio.gather(*held)

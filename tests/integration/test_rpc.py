@@ -210,6 +210,12 @@ async def test_calls_that_are_refused_whole_say_why_by_a_stable_code(volunteer: 
         "too many to renew": ("Renew", work_pb2.RenewRequest(units=refs), None, "BATCH_TOO_LARGE"),
         "too many to release": ("Release", work_pb2.ReleaseRequest(units=refs), None, "BATCH_TOO_LARGE"),
         "unknown tier": ("Work", work_pb2.WorkRequest(want=1, tier="13g"), None, "INVALID_REQUEST"),
+        "too many perspectives": (
+            "Work",
+            work_pb2.WorkRequest(want=1, tier="24g", perspectives=["p"] * 65),
+            None,
+            "INVALID_REQUEST",
+        ),
         "no tier": ("Work", work_pb2.WorkRequest(want=1), None, "INVALID_REQUEST"),
         "huge tier": ("Work", work_pb2.WorkRequest(want=1, tier="x" * 10**6), None, "INVALID_REQUEST"),
         "neither answer nor failure": (

@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
 from support.engine import Engine, answer, batch, caption, key_of
 
+from coordinator import hearing
 from coordinator.lifecycle import Receipt
 from coordinator.returns import ReturnedFailure
 from protos.tier import Tier
@@ -413,3 +415,14 @@ async def test_a_failure_and_an_answer_together_that_give_a_unit_up_still_judge_
     )
     assert (acked.receipt, failed.receipt) == (Receipt.COUNTED, Receipt.FAILURE)
     assert await engine.value("SELECT state FROM units") == "accepted"
+
+
+async def test_answers_that_this_process_has_forgotten_are_read_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(hearing, "REMEMBERED", 0)
+    await engine.images(await engine.campaign(), 3)
+    for host in (await engine.host(), await engine.host()):
+        units = await engine.lease(host)
+        await engine.give(host, {key_of(unit): caption(unit.id) for unit in units})
+    assert await engine.fetch("SELECT DISTINCT state FROM units") == [("accepted",)]

@@ -24,7 +24,7 @@ async def world(db: Database, monkeypatch: pytest.MonkeyPatch) -> World:
     Operators' commands take two units a step, so that others come between.
     """
     monkeypatch.setattr(operations, "STEP", 2)
-    monkeypatch.setattr(returns, "LANES", 1)
+    monkeypatch.setattr(returns, "AT_ONCE", 1)
     return await World.prepared(db)
 
 

@@ -114,7 +114,7 @@ async def test_an_answered_lease_does_not_fail_in_the_same_transaction(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by reading, when returns came to share transactions: the replica of a stored answer went back."""
-    monkeypatch.setattr(returns, "LANES", 1)
+    monkeypatch.setattr(returns, "AT_ONCE", 1)
     engine = Engine(engine.db)
     await engine.images(await engine.campaign(), 3)
     host = await engine.host()

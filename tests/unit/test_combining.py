@@ -30,7 +30,7 @@ async def _after_a_turn_of_the_loop() -> None:
 
 async def test_what_comes_while_one_runs_goes_together_and_each_gets_its_own_outcome():
     slow = Slow()
-    combined: Combiner[int, int] = Combiner("test", slow, lanes=2, capacity=100)
+    combined: Combiner[int, int] = Combiner("test", slow, at_once=2, capacity=100)
     calls = [asyncio.create_task(combined(1))]
     await _after_a_turn_of_the_loop()
     calls += [asyncio.create_task(combined(number)) for number in (2, 3, 4)]
@@ -43,7 +43,7 @@ async def test_what_comes_while_one_runs_goes_together_and_each_gets_its_own_out
 
 async def test_another_lane_opens_for_much_work_and_a_group_holds_its_capacity_at_most():
     slow = Slow()
-    combined: Combiner[int, int] = Combiner("test", slow, lanes=2, capacity=100)
+    combined: Combiner[int, int] = Combiner("test", slow, at_once=2, capacity=100)
     calls = [asyncio.create_task(combined(number, 24)) for number in range(1, 8)]
     await _after_a_turn_of_the_loop()
     assert slow.groups == [[1], [2, 3]]  # the second begins as soon as two weigh a quarter of the capacity
@@ -55,13 +55,13 @@ async def test_another_lane_opens_for_much_work_and_a_group_holds_its_capacity_a
 async def test_a_call_that_is_larger_than_the_capacity_runs_all_the_same():
     slow = Slow()
     slow.go.set()
-    combined: Combiner[int, int] = Combiner("test", slow, lanes=1, capacity=10)
+    combined: Combiner[int, int] = Combiner("test", slow, at_once=1, capacity=10)
     assert await combined(1, 500) == 10
 
 
 async def test_one_calls_fault_is_its_own():
     slow = Slow()
-    combined: Combiner[int, int] = Combiner("test", slow, lanes=1, capacity=100)
+    combined: Combiner[int, int] = Combiner("test", slow, at_once=1, capacity=100)
     first = asyncio.create_task(combined(1))
     await _after_a_turn_of_the_loop()
     others = [asyncio.create_task(combined(number)) for number in (2, 13, 4)]
@@ -73,3 +73,17 @@ async def test_one_calls_fault_is_its_own():
         await others[1]
     assert await others[2] == 40
     assert slow.groups == [[1], [2, 13, 4], [2], [13], [4]]
+
+
+async def test_calls_in_company_wait_a_little_for_more_and_one_alone_does_not():
+    slow = Slow()
+    slow.go.set()
+    combined: Combiner[int, int] = Combiner("test", slow, at_once=1, capacity=100, linger_s=0.05)
+    assert await combined(1) == 10
+    assert await combined(2) == 20  # alone: at once
+    await asyncio.gather(combined(3), combined(4), combined(5))
+    first = asyncio.create_task(combined(6))
+    await _after_a_turn_of_the_loop()
+    second = asyncio.create_task(combined(7))
+    assert await asyncio.gather(first, second) == [60, 70]
+    assert slow.groups == [[1], [2], [3], [4, 5], [6, 7]]
