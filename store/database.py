@@ -182,7 +182,7 @@ class Database:
 
 
 def rows_of(kind: type[Named]) -> Callable[[RawCursor], Callable[[Sequence[Any]], Named]]:
-    """A row factory for named tuples, by position: 0.3 µs for 8 columns; frozen dataclasses by name take 2.5."""
+    """A row factory for named tuples, by position: 0.3 µs for 8 columns, by name 2.5 for a dataclass."""
 
     def factory(cursor: RawCursor) -> Callable[[Sequence[Any]], Named]:
         columns = tuple(column.name for column in cursor.description or ())
